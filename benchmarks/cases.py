@@ -1,0 +1,234 @@
+"""What is measured: the losses with their operands, and the sizes, dtypes, layouts and thread counts."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as torch_functional
+
+from examples import torch_formulas
+from fusedloss import functional as fused_functional
+
+Shape = tuple[int, int]
+Operands = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    name: str
+    fused: Callable[..., Tensor]
+    eager: Callable[..., Tensor]
+    operands: Callable[[Shape], Operands]
+    gradients: int = 1  # how many operands, from the first on, require one
+    reduction: str = "mean"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a loss under stated circumstances."""
+
+    loss: Loss
+    case: str
+    size: str
+    shape: Shape
+    threads: int
+    dtype: torch.dtype = torch.float32
+    reduction: str | None = None  # None is the loss's own
+    layout: Callable[[Operands], Operands] = list
+
+    @property
+    def key(self) -> str:
+        return f"{self.loss.name}/{self.case}/{self.size}"
+
+    @property
+    def group(self) -> str:
+        return f"{self.case}, {self.size} elements, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    def fused(self) -> Callable[..., Tensor]:
+        return partial(self.loss.fused, reduction=self.reduction or self.loss.reduction)
+
+    def eager(self) -> Callable[..., Tensor]:
+        return partial(self.loss.eager, reduction=self.reduction or self.loss.reduction)
+
+    def operands(self) -> Operands:
+        torch.manual_seed(0)
+        operands = self.layout([operand.to(self.dtype) for operand in self.loss.operands(self.shape)])
+        for operand in operands[: self.loss.gradients]:
+            operand.requires_grad_()
+        return operands
+
+
+# The operands. Values are such that no loss cancels to nearly nothing, where a relative error would mean nothing.
+
+
+def _real(shape: Shape) -> Operands:
+    return [torch.randn(shape), torch.randn(shape)]
+
+
+def _unequal(shape: Shape) -> Operands:
+    # At equality torch.maximum halves the gradient between its arguments; quantile_loss defines it as 0.
+    input, target = _real(shape)
+    return [input, torch.where(input.bfloat16() == target.bfloat16(), target + 1.0, target)]
+
+
+def _positive(shape: Shape) -> Operands:
+    return [4.0 * torch.rand(shape) + 0.1, 4.0 * torch.rand(shape) + 0.5]
+
+
+def _counts(shape: Shape) -> Operands:
+    return [torch.randn(shape), torch.poisson(3.0 * torch.rand(shape))]
+
+
+def _variances(shape: Shape) -> Operands:
+    input, target = _real(shape)
+    return [input, torch.rand(shape) + 0.1, target]
+
+
+def _bits(shape: Shape) -> Tensor:
+    return (torch.rand(shape) < 0.3).float()
+
+
+def _probabilities(shape: Shape) -> Operands:
+    return [0.98 * torch.rand(shape) + 0.01, _bits(shape)]
+
+
+def _logits(shape: Shape) -> Operands:
+    return [2.0 * torch.randn(shape), _bits(shape)]
+
+
+def _weighted_logits(shape: Shape) -> Operands:
+    return [*_logits(shape), torch.rand(shape[-1]) + 0.5]
+
+
+def _signs(shape: Shape) -> Operands:
+    return [torch.randn(shape), 2.0 * _bits(shape) - 1.0]
+
+
+def _distances(shape: Shape) -> Operands:
+    return [torch.randn(shape).abs(), 2.0 * _bits(shape) - 1.0]
+
+
+def _scores(shape: Shape) -> Operands:
+    return [torch.randn(shape), *_signs(shape)]
+
+
+def _distributions(shape: Shape) -> Operands:
+    return [torch.randn(shape).log_softmax(-1), torch.randn(shape).softmax(-1)]
+
+
+# The losses.
+
+
+def _loss(
+    name: str, operands: Callable[[Shape], Operands], gradients: int = 1, reduction: str = "mean", **arguments: object
+) -> Loss:
+    eager = getattr(torch_formulas, name, None) or getattr(torch_functional, name)
+    fused = getattr(fused_functional, name)
+    return Loss(name, partial(fused, **arguments), partial(eager, **arguments), operands, gradients, reduction)
+
+
+def _with_pos_weight(functions: object) -> Callable[..., Tensor]:
+    function = functions.binary_cross_entropy_with_logits
+
+    def loss(input: Tensor, target: Tensor, pos_weight: Tensor, reduction: str) -> Tensor:
+        return function(input, target, pos_weight=pos_weight, reduction=reduction)
+
+    return loss
+
+
+def _with_variance(functions: object) -> Callable[..., Tensor]:
+    function = functions.gaussian_nll_loss
+
+    # The variance comes second here: like the mean, a network predicts it, and both need a gradient.
+    def loss(input: Tensor, var: Tensor, target: Tensor, reduction: str) -> Tensor:
+        return function(input, target, var, reduction=reduction)
+
+    return loss
+
+
+LOSSES = (
+    _loss("mse_loss", _real),
+    _loss("l1_loss", _real),
+    _loss("huber_loss", _real),
+    _loss("smooth_l1_loss", _real),
+    _loss("log_cosh_loss", _real),
+    _loss("quantile_loss", _unequal, q=0.9),
+    _loss("mean_squared_log_error", _positive),
+    _loss("mean_absolute_percentage_error", _positive),
+    _loss("poisson_nll_loss", _counts),
+    Loss(
+        "gaussian_nll_loss", _with_variance(fused_functional), _with_variance(torch_functional), _variances, gradients=2
+    ),
+    _loss("binary_cross_entropy", _probabilities),
+    _loss("binary_cross_entropy_with_logits", _logits),
+    Loss(
+        "binary_cross_entropy_with_logits+pos_weight",
+        _with_pos_weight(fused_functional),
+        _with_pos_weight(torch_functional),
+        _weighted_logits,
+    ),
+    _loss("sigmoid_focal_loss", _logits),
+    _loss("hinge_loss", _signs),
+    _loss("squared_hinge_loss", _signs),
+    _loss("soft_margin_loss", _signs),
+    _loss("hinge_embedding_loss", _distances),
+    _loss("margin_ranking_loss", _scores, gradients=2),
+    _loss("kl_div", _distributions, reduction="batchmean"),
+    _loss("gaussian_kl", _real, gradients=2, reduction="batchmean"),
+)
+
+
+# The circumstances.
+
+SIZES: dict[str, Shape] = {
+    "32": (4, 8),
+    "1k": (10, 100),
+    "100k": (1_000, 100),
+    "1M": (10_000, 100),
+    "16M": (1 << 18, 64),
+}
+QUICK_SIZES = ("32", "100k", "16M")
+SQUARE: Shape = (4096, 4096)  # 16M as well
+
+
+def _transpose(operand: Tensor) -> Tensor:
+    """The same values, laid out column by column."""
+    return operand.t().contiguous().t()
+
+
+def _transpose_input(operands: Operands) -> Operands:
+    return [_transpose(operands[0]), *operands[1:]]
+
+
+def _transpose_all(operands: Operands) -> Operands:
+    return [_transpose(operand) for operand in operands]
+
+
+def _target_is_column(operands: Operands) -> Operands:
+    return [operands[0], operands[1][:, :1].contiguous()]
+
+
+def _target_is_row(operands: Operands) -> Operands:
+    return [operands[0], operands[1][:1].contiguous()]
+
+
+def rows(threads: int, quick: bool) -> Iterator[Row]:
+    """Every line of the table, case by case."""
+    for size in QUICK_SIZES if quick else SIZES:
+        for loss in LOSSES:
+            yield Row(loss, "float32", size, SIZES[size], threads)
+    for loss in LOSSES:
+        yield Row(loss, "bfloat16", "16M", SIZES["16M"], threads, dtype=torch.bfloat16)
+    for loss in LOSSES:
+        yield Row(loss, "reduction-none", "16M", SIZES["16M"], threads, reduction="none")
+    for loss in LOSSES:
+        yield Row(loss, "one-thread", "16M", SIZES["16M"], threads=1)
+    for loss in LOSSES:
+        yield Row(loss, "transposed-input", "16M", SQUARE, threads, layout=_transpose_input)
+    for loss in LOSSES:
+        yield Row(loss, "transposed-all", "16M", SQUARE, threads, layout=_transpose_all)
+    for loss in LOSSES[:1]:
+        yield Row(loss, "broadcast-column", "16M", SQUARE, threads, layout=_target_is_column)
+        yield Row(loss, "broadcast-row", "16M", SQUARE, threads, layout=_target_is_row)

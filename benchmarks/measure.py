@@ -1,0 +1,209 @@
+"""Measuring one row: correctness first, then memory, then time in interleaved rounds."""
+
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Operands, Row
+from benchmarks.targets import MEMORY_SLACK, target_of
+from examples.peak_memory import peak_memory
+
+Step = Callable[[], None]
+
+SAMPLE_SECONDS = 2e-3  # a sample repeats a short step until the clock's own noise does not show
+MAX_ROUNDS = 200
+# From here on a row is about memory: its bandwidth and peak mean something.
+LARGE = 100_000
+# From here on it does not fit into a cache, and a copy tells the limit.
+HUGE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Effort:
+    seconds: float  # of sampling a row, at least
+    rounds: int  # at least
+
+
+FULL, QUICK = Effort(2.0, 7), Effort(0.5, 3)
+
+
+class IncorrectError(Exception):
+    """A value or a gradient is not what the float64 reference says."""
+
+
+@dataclass
+class Result:
+    """The figures of one row, by contender: fusedloss, torch, compile and copy. Seconds and bytes."""
+
+    row: Row
+    minimum: dict[str, float] = field(default_factory=dict)
+    median: dict[str, float] = field(default_factory=dict)
+    rounds: int = 0
+    peak: dict[str, int] = field(default_factory=dict)
+    traffic: int = 0
+    copy_traffic: int = 0
+    input_bytes: int = 0
+    lasting_bytes: int = 0  # gradients, and the result of 'none'
+    failure: str | None = None
+
+    def ratio(self, contender: str) -> float | None:
+        """How many times as long as fusedloss this one takes."""
+        if contender not in self.minimum:
+            return None
+        return self.minimum[contender] / self.minimum["fusedloss"]
+
+    def bandwidth(self, contender: str) -> float:
+        return self.traffic / self.minimum[contender]
+
+    @property
+    def of_copy(self) -> float | None:
+        if "copy" not in self.minimum:
+            return None
+        return self.bandwidth("fusedloss") / (self.copy_traffic / self.minimum["copy"])
+
+    def misses(self) -> list[str]:
+        """Which promises of targets.py the row breaks."""
+        if self.failure:
+            return []
+        target = target_of(self.row.key)
+        promised = (("torch", target.eager), ("compile", target.compiled))
+        missed = [f"{name} {target:g}x" for name, target in promised if (self.ratio(name) or math.inf) < target]
+        if (self.of_copy or math.inf) < target.of_copy:
+            missed.append(f"copy {target.of_copy:.0%}")
+        if self.peak.get("fusedloss", 0) > (1.0 + MEMORY_SLACK) * self.lasting_bytes:
+            missed.append(f"memory {self.lasting_bytes / self.input_bytes:.2f}")
+        return missed
+
+
+def measure(row: Row, effort: Effort, compile: bool) -> Result:
+    """Measures one row; an error, or a result that is wrong, becomes the row's failure."""
+    result = Result(row)
+    torch.set_num_threads(row.threads)
+    torch.compiler.reset()  # or a function compiled for the ninth time would quietly run uncompiled
+    try:
+        _measure(row, result, effort, compile)
+    except Exception as error:
+        result.failure = f"{type(error).__name__}: {error}"
+    return result
+
+
+def _measure(row: Row, result: Result, effort: Effort, compile: bool) -> None:
+    operands = row.operands()
+    losses = {"fusedloss": row.fused(), "torch": row.eager()}
+    incoming = _incoming_gradient(losses["torch"], operands)
+    _check(losses, operands, incoming)
+    if compile:
+        losses["compile"] = torch.compile(losses["torch"], dynamic=False)
+    steps = {name: _step(loss, operands, incoming) for name, loss in losses.items()}
+    for step in steps.values():
+        step()  # warms up, and compiles
+    _count_bytes(result, operands, incoming)
+    if operands[0].numel() >= LARGE:
+        for name, step in steps.items():
+            _clear_gradients(operands)  # or the release of the last one's would hide as much of this one's peak
+            result.peak[name] = peak_memory(step)
+    if operands[0].numel() >= HUGE:
+        source = operands[0].detach().flatten()
+        destination = torch.empty_like(source)
+        steps["copy"] = lambda: destination.copy_(source)
+        result.copy_traffic = source.nbytes + destination.nbytes
+    samples = _interleave(steps, effort)
+    result.rounds = len(samples["fusedloss"])
+    result.minimum = {name: min(times) for name, times in samples.items()}
+    result.median = {name: median(times) for name, times in samples.items()}
+
+
+def _incoming_gradient(loss: Callable[..., Tensor], operands: Operands) -> Tensor | None:
+    """What reduction 'none' gets from the rest of a network; a single value needs nothing."""
+    with torch.no_grad():
+        result = loss(*operands)
+    return torch.randn_like(result) if result.dim() else None
+
+
+def _count_bytes(result: Result, operands: Operands, incoming: Tensor | None) -> None:
+    gradients = sum(operand.nbytes for operand in operands if operand.requires_grad)
+    values = incoming.nbytes if incoming is not None else 0  # the result has the incoming gradient's size
+    result.input_bytes = operands[0].nbytes
+    result.lasting_bytes = gradients + values
+    # The least that must move: every operand read once, every gradient written once; for 'none' also the result
+    # written and the incoming gradient read.
+    result.traffic = sum(operand.nbytes for operand in operands) + gradients + 2 * values
+
+
+def _clear_gradients(operands: Operands) -> None:
+    for operand in operands:
+        operand.grad = None
+
+
+def _step(loss: Callable[..., Tensor], operands: Operands, incoming: Tensor | None) -> Step:
+    leaves = [operand for operand in operands if operand.requires_grad]
+
+    def step() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        loss(*operands).backward(incoming)
+
+    return step
+
+
+def _check(losses: dict[str, Callable[..., Tensor]], operands: Operands, incoming: Tensor | None) -> None:
+    """Compares fusedloss with torch in float64: its error may be twice that of torch in the row's own dtype.
+
+    Errors are relative to the largest element of the value and of each gradient. A few roundings of the result are
+    allowed on top, for where torch happens to be exact.
+    """
+    precise = [operand.detach().double().requires_grad_(operand.requires_grad) for operand in operands]
+    exact = _value_and_gradients(losses["torch"], precise, incoming.double() if incoming is not None else None)
+    ours = _value_and_gradients(losses["fusedloss"], operands, incoming)
+    theirs = _value_and_gradients(losses["torch"], operands, incoming)
+    for what, mine, other, truth in zip(count(), ours, theirs, exact, strict=False):
+        error = _relative_error(mine, truth)
+        allowed = 2.0 * _relative_error(other, truth) + 4.0 * torch.finfo(mine.dtype).eps
+        if not error <= allowed:  # a NaN is an error too
+            name = f"gradient of operand {what}" if what else "value"
+            raise IncorrectError(f"{name} is off by {error:.1e}, at most {allowed:.1e} is allowed")
+
+
+def _value_and_gradients(loss: Callable[..., Tensor], operands: Operands, incoming: Tensor | None) -> list[Tensor]:
+    _clear_gradients(operands)
+    value = loss(*operands)
+    value.backward(incoming)
+    return [value.detach(), *(operand.grad for operand in operands if operand.grad is not None)]
+
+
+def _relative_error(value: Tensor, truth: Tensor) -> float:
+    return ((value.double() - truth).abs().max() / truth.abs().max()).item()
+
+
+def _interleave(steps: dict[str, Step], effort: Effort) -> dict[str, list[float]]:
+    """Samples every step in rounds, so that whatever else the machine does meanwhile meets all of them alike.
+
+    Returns the seconds of one call, for every round. Who goes first changes from round to round.
+    """
+    repeats = {name: math.ceil(SAMPLE_SECONDS / _sample(step, 1)) for name, step in steps.items()}
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
+    gc.disable()
+    try:
+        end = perf_counter() + effort.seconds
+        while (done := len(samples[order[0]])) < effort.rounds or (done < MAX_ROUNDS and perf_counter() < end):
+            order.append(order.pop(0))
+            for name in order:
+                samples[name].append(_sample(steps[name], repeats[name]))
+    finally:
+        gc.enable()
+    return samples
+
+
+def _sample(step: Step, repeats: int) -> float:
+    begin = perf_counter()
+    for _ in range(repeats):
+        step()
+    return (perf_counter() - begin) / repeats

@@ -1,0 +1,202 @@
+"""Showing the results: tables on the terminal, JSON, and pictures."""
+
+import json
+import math
+import platform
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+import fusedloss
+from benchmarks.measure import Result
+from benchmarks.targets import target_of
+
+COLOURS = {"fusedloss": "#1f5fa8", "torch": "#d9822b", "compile": "#7a9a3a"}
+NAMES = {"torch": "torch eager", "compile": "torch.compile", "fusedloss": "fusedloss"}
+
+
+def result_table(results: list[Result]) -> Table:
+    """Returns the table of one group: rows that share everything but the loss."""
+    table = Table(title=results[0].row.group)
+    table.add_column("loss")
+    for heading in ("fusedloss", "torch eager", "torch.compile", "x eager", "x compile", "GB/s", "of copy", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("misses")
+    for result in results:
+        if result.failure:
+            table.add_row(result.row.loss.name, "[bold red]FAILED", *[""] * 7, f"[red]{result.failure}")
+            continue
+        misses = result.misses()
+        table.add_row(
+            result.row.loss.name,
+            *(_times(result, name) for name in ("fusedloss", "torch", "compile")),
+            _or_dash(result.ratio("torch"), "{:.2f}"),
+            _or_dash(result.ratio("compile"), "{:.2f}"),
+            _or_dash(result.bandwidth("fusedloss") / 1e9, "{:.1f}"),
+            _or_dash(result.of_copy, "{:.0%}"),
+            " / ".join(f"{size / result.input_bytes:.2f}" for size in list(result.peak.values())[:2]) or "-",
+            f"[red]{', '.join(misses)}" if misses else "[green]none",
+        )
+    return table
+
+
+LEGEND = (
+    "Times: minimum (median) of interleaved rounds, forward + backward.  x: how many times as long as fusedloss.  "
+    "GB/s: operands read once and gradients written once; of copy: against copy_ in the same rounds.  "
+    "memory: peak beyond the inputs, in tensors of the input's size, fusedloss / torch eager."
+)
+
+
+def summary_table(results: list[Result]) -> Table:
+    """Returns one line a group: the range of its ratios, and how many rows keep their promise."""
+    table = Table(title="Times as fast as torch, over the losses: lowest, geometric mean, highest")
+    table.add_column("case")
+    for heading in ("torch eager", "torch.compile"):
+        table.add_column(heading, justify="center")
+    table.add_column("rows on target", justify="right")
+    for group, members in _groups(results):
+        measured = [result for result in members if not result.failure]
+        kept = sum(not result.misses() for result in measured)
+        table.add_row(group, _range(measured, "torch"), _range(measured, "compile"), f"{kept} of {len(members)}")
+    return table
+
+
+def write_json(results: list[Result], command: str, path: Path) -> None:
+    document = {
+        "command": command,
+        "machine": machine(),
+        "rows": [_as_json(result) for result in results],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def machine() -> dict[str, object]:
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "torch": torch.__version__,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "fusedloss": fusedloss.__version__,
+        "build": fusedloss.build_info(),
+        "python": platform.python_version(),
+    }
+
+
+def draw(results: list[Result], folder: Path) -> list[Path]:
+    """Draws the pictures for which there are rows, and returns their paths."""
+    done = [result for result in results if not result.failure]
+    plain = [result for result in done if result.row.case == "float32"]
+    other = [result for result in done if result.row.case != "float32"]
+    huge = [result for result in plain if result.of_copy]
+    drawings: list[tuple[str, list[Result], Callable[[list[Result]], Figure]]] = [
+        ("speedup_by_size.png", plain, _draw_ratios),
+        ("speedup_16M.png", other, _draw_ratios),
+        ("bandwidth_16M.png", huge, _draw_bandwidth),
+    ]
+    paths = []
+    for name, rows, drawing in drawings:
+        if rows:
+            paths.append(folder / name)
+            drawing(rows).savefig(paths[-1], dpi=110)
+    return paths
+
+
+def _draw_ratios(results: list[Result]) -> Figure:
+    """One panel a group, two bars a loss, on a logarithmic scale: 1 is as fast as torch."""
+    groups = _groups(results)
+    losses = list(dict.fromkeys(result.row.loss.name for result in results))
+    figure = Figure(figsize=(4 + 2.6 * len(groups), 1.5 + 0.36 * len(losses)), layout="constrained")
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for panel, (group, members) in zip(panels, groups, strict=True):
+        for shift, name in ((-0.2, "torch"), (0.2, "compile")):
+            drawn = [result for result in members if name in result.minimum]
+            places = [losses.index(result.row.loss.name) + shift for result in drawn]
+            ratios = [result.ratio(name) for result in drawn]
+            panel.barh(places, ratios, height=0.38, left=0, color=COLOURS[name], label=f"against {NAMES[name]}")
+        panel.axvline(1.0, color="black", linewidth=1)
+        panel.set(xscale="log", title=group.replace(", ", "\n"), yticks=range(len(losses)), yticklabels=losses)
+        panel.grid(axis="x", color="0.9")
+        panel.set_axisbelow(True)
+    panels[0].invert_yaxis()
+    panels[0].legend(loc="lower right", fontsize="small")
+    figure.supxlabel("times as fast, forward + backward")
+    return figure
+
+
+def _draw_bandwidth(results: list[Result]) -> Figure:
+    losses = [result.row.loss.name for result in results]
+    figure = Figure(figsize=(9, 1.5 + 0.42 * len(losses)), layout="constrained")
+    panel = figure.subplots()
+    for shift, name in ((-0.27, "fusedloss"), (0.0, "torch"), (0.27, "compile")):
+        drawn = [(i + shift, result.bandwidth(name) / 1e9) for i, result in enumerate(results) if name in result.minimum]
+        if drawn:
+            places, speeds = zip(*drawn, strict=True)
+            panel.barh(places, speeds, height=0.27, color=COLOURS[name], label=NAMES[name])
+    copy = max(result.copy_traffic / result.minimum["copy"] for result in results) / 1e9
+    panel.axvline(copy, color="black", linewidth=1, linestyle="--", label="copy")
+    panel.set(yticks=range(len(losses)), yticklabels=losses, xlabel="GB/s, inputs read once and gradients written once")
+    panel.set_title(results[0].row.group)
+    panel.invert_yaxis()
+    panel.legend(loc="lower right")
+    return figure
+
+
+def _groups(results: list[Result]) -> list[tuple[str, list[Result]]]:
+    return [(group, list(members)) for group, members in groupby(results, key=lambda result: result.row.group)]
+
+
+def _range(results: list[Result], contender: str) -> str:
+    ratios = [ratio for result in results if (ratio := result.ratio(contender)) is not None]
+    if not ratios:
+        return "-"
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return f"{min(ratios):.2f}   {mean:.2f}   {max(ratios):.2f}"
+
+
+def _times(result: Result, contender: str) -> str:
+    if contender not in result.minimum:
+        return "-"
+    least, middle = result.minimum[contender], result.median[contender]
+    scale, unit = (1e3, "ms") if least >= 1e-3 else (1e6, "us")
+    return f"{least * scale:.3g} ({middle * scale:.3g}) {unit}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _as_json(result: Result) -> dict[str, object]:
+    row, target = result.row, target_of(result.row.key)
+    if result.failure:
+        return {"key": row.key, "failure": result.failure}
+    return {
+        "key": row.key,
+        "shape": row.shape,
+        "dtype": str(row.dtype).removeprefix("torch."),
+        "threads": row.threads,
+        "rounds": result.rounds,
+        "minimum_seconds": result.minimum,
+        "median_seconds": result.median,
+        "times_as_fast_as_eager": result.ratio("torch"),
+        "times_as_fast_as_compile": result.ratio("compile"),
+        "target_eager": target.eager,
+        "target_compile": target.compiled,
+        "gigabytes_per_second": result.bandwidth("fusedloss") / 1e9,
+        "share_of_copy_bandwidth": result.of_copy,
+        "input_bytes": result.input_bytes,
+        "peak_bytes_beyond_inputs": result.peak,
+        "misses": result.misses(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} x {models[0]}" if models else platform.processor()

@@ -1,0 +1,53 @@
+# Object library fusedloss_pointwise: for each loss of csrc/pointwise/losses.def and each instruction set, one small
+# file that instantiates the loss's kernels, and the engine once for each instruction set.
+set(FUSEDLOSS_SETS DEFAULT)
+set(flags_DEFAULT "")
+set(register_DEFAULT 16)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  list(APPEND FUSEDLOSS_SETS AVX2 AVX512)
+  set(flags_AVX2 -mavx2 -mfma)
+  set(register_AVX2 32)
+  set(flags_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma)
+  set(register_AVX512 64)
+  add_compile_definitions(FUSEDLOSS_X86)
+endif()
+list(JOIN FUSEDLOSS_SETS " " sets)
+add_compile_definitions(FUSEDLOSS_INSTRUCTION_SETS="${sets}")
+
+add_library(fusedloss_pointwise OBJECT)
+# Comparisons that see a NaN set no flag that anybody reads, and no function sets errno: both only hinder vector code.
+target_compile_options(fusedloss_pointwise PRIVATE -O3 -fno-math-errno -fno-trapping-math)
+
+# Adds a file with the given text, compiled for one instruction set.
+function(fusedloss_kernel_file name set text)
+  set(path ${CMAKE_CURRENT_BINARY_DIR}/pointwise/${name}.${set}.cpp)
+  file(CONFIGURE OUTPUT ${path} CONTENT "${text}" @ONLY)
+  set_source_files_properties(${path} PROPERTIES
+    COMPILE_OPTIONS "${flags_${set}}" COMPILE_DEFINITIONS FUSEDLOSS_REGISTER_BYTES=${register_${set}})
+  target_sources(fusedloss_pointwise PRIVATE ${path})
+endfunction()
+
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS csrc/pointwise/losses.def)
+file(STRINGS csrc/pointwise/losses.def lines REGEX "^POINTWISE_LOSS")
+foreach(set IN LISTS FUSEDLOSS_SETS)
+  fusedloss_kernel_file(engine ${set}
+    "#define FUSEDLOSS_ENGINE engine_@set@\n#include \"pointwise/engine.cpp\"\n")
+  foreach(line IN LISTS lines)
+    string(REGEX MATCH "\\((.*), (.*)\\)" _ "${line}")
+    set(loss ${CMAKE_MATCH_1})
+    set(formula ${CMAKE_MATCH_2})
+    set(about "")
+    if(set STREQUAL "DEFAULT")
+      set(about "extern const Description @loss@_about;\nconst Description @loss@_about = @formula@::about;\n")
+      string(CONFIGURE "${about}" about @ONLY)
+    endif()
+    fusedloss_kernel_file(${loss} ${set}
+"#include \"pointwise/cpu.h\"
+#include \"pointwise/losses/@loss@.h\"
+namespace fusedloss::pointwise {
+@about@extern const TileFunctions @loss@_@set@;
+const TileFunctions @loss@_@set@ = tile_functions<@formula@>();
+}  // namespace fusedloss::pointwise
+")
+  endforeach()
+endforeach()

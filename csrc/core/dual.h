@@ -1,0 +1,80 @@
+// Dual numbers: a value and its derivative along one direction. A formula that gives first derivatives, run on
+// duals, gives the second ones; no loss writes them by hand, so they cannot disagree with the first.
+#pragma once
+#include "core/math.h"
+
+namespace fusedloss {
+
+template <class V>
+struct Dual {
+  using Scalar = typename V::Scalar;
+  V value, dot;
+
+  Dual() = default;
+  Dual(double constant) : value(constant), dot(0) {}
+  Dual(V value, V dot) : value(value), dot(dot) {}
+
+  friend Dual operator+(Dual a, Dual b) { return {a.value + b.value, a.dot + b.dot}; }
+  friend Dual operator-(Dual a, Dual b) { return {a.value - b.value, a.dot - b.dot}; }
+  friend Dual operator-(Dual a) { return {-a.value, -a.dot}; }
+  friend Dual operator*(Dual a, Dual b) { return {a.value * b.value, a.dot * b.value + a.value * b.dot}; }
+  friend Dual operator/(Dual a, Dual b) {
+    const V quotient = a.value / b.value;
+    return {quotient, (a.dot - quotient * b.dot) / b.value};
+  }
+  friend auto operator<(Dual a, Dual b) { return a.value < b.value; }
+  friend auto operator<=(Dual a, Dual b) { return a.value <= b.value; }
+  friend auto operator>(Dual a, Dual b) { return a.value > b.value; }
+  friend auto operator>=(Dual a, Dual b) { return a.value >= b.value; }
+  friend auto operator==(Dual a, Dual b) { return a.value == b.value; }
+  template <class Mask>
+  friend Dual select(Mask mask, Dual a, Dual b) {
+    return {select(mask, a.value, b.value), select(mask, a.dot, b.dot)};
+  }
+};
+
+// At a tie the constant does not win: the derivative is that of `a`, as torch's clamp has it.
+template <class V>
+Dual<V> max(Dual<V> a, typename V::Scalar b) {
+  return {max(a.value, b), select(V(b) > a.value, V(0), a.dot)};
+}
+template <class V>
+Dual<V> min(Dual<V> a, typename V::Scalar b) {
+  return {min(a.value, b), select(V(b) < a.value, V(0), a.dot)};
+}
+template <class V>
+Dual<V> max_straight_through(Dual<V> x, typename V::Scalar bound) {
+  return {max(x.value, bound), x.dot};
+}
+template <class V>
+Dual<V> abs(Dual<V> x) {
+  return {abs(x.value), x.dot * sign(x.value)};
+}
+template <class V>
+Dual<V> sign(Dual<V> x) {
+  return {sign(x.value), V(0)};
+}
+template <class V>
+Dual<V> exp(Dual<V> x) {
+  const V value = exp(x.value);
+  return {value, value * x.dot};
+}
+template <class V>
+Dual<V> expm1(Dual<V> x) {
+  const V value = expm1(x.value);
+  return {value, (value + V(1)) * x.dot};
+}
+template <class V>
+Dual<V> log(Dual<V> x) {
+  return {log(x.value), x.dot / x.value};
+}
+template <class V>
+Dual<V> log1p(Dual<V> x) {
+  return {log1p(x.value), x.dot / (V(1) + x.value)};
+}
+template <class V>
+Dual<V> log1p_unit(Dual<V> x) {
+  return {log1p_unit(x.value), x.dot / (V(1) + x.value)};
+}
+
+}  // namespace fusedloss

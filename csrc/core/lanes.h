@@ -1,0 +1,98 @@
+// Lanes<T>: a register of T, the type on which the formulas run on the CPU.
+//
+// Built on the vector extension of GCC and Clang, so that one source gives SSE2, AVX2, AVX-512 or NEON, whatever the
+// file is compiled for. A file compiled for several instruction sets defines FUSEDLOSS_REGISTER_BYTES for each; the
+// width is part of the type, so that the linker can never merge code of two instruction sets.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#ifndef FUSEDLOSS_REGISTER_BYTES
+#define FUSEDLOSS_REGISTER_BYTES 16
+#endif
+
+namespace fusedloss {
+
+template <class T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+
+template <class T, int Bytes = FUSEDLOSS_REGISTER_BYTES>
+struct Lanes {
+  using Scalar = T;
+  using Raw [[gnu::vector_size(Bytes)]] = T;
+  using Bits [[gnu::vector_size(Bytes)]] = typename BitsOf<T>::type;
+  static constexpr int size = Bytes / sizeof(T);
+
+  // All bits of a lane are set where the comparison holds.
+  struct Mask {
+    Bits bits;
+    friend Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
+    friend Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
+    friend Mask operator!(Mask a) { return {~a.bits}; }
+  };
+
+  Raw raw;
+
+  Lanes() = default;
+  Lanes(Raw raw) : raw(raw) {}
+  // Implicit, so that a formula can be written with plain constants. (0 + -0.0 would lose the sign.)
+  Lanes(double value) : raw(T(value) - Raw{}) {}
+
+  static Lanes load(const T* source) {
+    Raw raw;
+    std::memcpy(&raw, source, sizeof raw);
+    return raw;
+  }
+  static Lanes load(const T* source, int64_t count) {
+    Raw raw{};
+    std::memcpy(&raw, source, count * sizeof(T));
+    return raw;
+  }
+  void store(T* destination) const { std::memcpy(destination, &raw, sizeof raw); }
+  void store(T* destination, int64_t count) const { std::memcpy(destination, &raw, count * sizeof(T)); }
+
+  // The first `count` lanes, the others zero.
+  Lanes first(int64_t count) const {
+    Raw kept{};
+    std::memcpy(&kept, &raw, count * sizeof(T));
+    return kept;
+  }
+  double sum() const {
+    double total = 0;
+    for (int lane = 0; lane < size; ++lane) total += raw[lane];
+    return total;
+  }
+
+  friend Lanes operator+(Lanes a, Lanes b) { return Lanes(a.raw + b.raw); }
+  friend Lanes operator-(Lanes a, Lanes b) { return Lanes(a.raw - b.raw); }
+  friend Lanes operator*(Lanes a, Lanes b) { return Lanes(a.raw * b.raw); }
+  friend Lanes operator/(Lanes a, Lanes b) { return Lanes(a.raw / b.raw); }
+  friend Lanes operator-(Lanes a) { return Lanes(-a.raw); }
+  friend Mask operator<(Lanes a, Lanes b) { return {a.raw < b.raw}; }
+  friend Mask operator<=(Lanes a, Lanes b) { return {a.raw <= b.raw}; }
+  friend Mask operator>(Lanes a, Lanes b) { return {a.raw > b.raw}; }
+  friend Mask operator>=(Lanes a, Lanes b) { return {a.raw >= b.raw}; }
+  friend Mask operator==(Lanes a, Lanes b) { return {a.raw == b.raw}; }
+  friend Lanes select(Mask mask, Lanes a, Lanes b) { return Lanes(mask.bits ? a.raw : b.raw); }
+
+  Bits bits() const {
+    Bits bits;
+    std::memcpy(&bits, &raw, sizeof bits);
+    return bits;
+  }
+  static Lanes from_bits(Bits bits) {
+    Raw raw;
+    std::memcpy(&raw, &bits, sizeof raw);
+    return raw;
+  }
+};
+
+}  // namespace fusedloss

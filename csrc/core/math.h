@@ -1,0 +1,177 @@
+// Elementary functions on Lanes, branch-free and inlined into the formulas that use them: a call into a vector maths
+// library costs more than most losses, and the compiler could not drop it where only the derivative is wanted.
+//
+// Accuracy: about one unit in the last place (tests/test_values.py holds every loss against a float64 oracle).
+// The polynomials are Chebyshev interpolations of the functions named beside them.
+#pragma once
+#include "core/lanes.h"
+
+namespace fusedloss {
+
+template <class T>
+struct MathConstants;
+
+template <>
+struct MathConstants<float> {
+  // x + kRound - kRound rounds x to an integer, which then stands in the low bits of x + kRound.
+  static constexpr float kRound = 0x1.8p23f;
+  static constexpr int kMantissaBits = 23;
+  static constexpr int kExponentBias = 127;
+  // log 2 in two parts: a multiple of the first by an exponent is exact.
+  static constexpr float kLog2High = 0.693145751953125f, kLog2Low = 1.42860682030941723e-6f;
+  // exp(x) is 0 below the first and infinite above the second.
+  static constexpr float kExpLowest = -104.5f, kExpHighest = 89.0f;
+  static constexpr float kSmallestNormal = 0x1p-126f;
+  // (exp(r) - 1 - r) / r^2 for |r| <= log(2) / 2
+  static constexpr float kExp[] = {0.500000001353872989f,  0.16666666681704215f,    0.0416664641974056923f,
+                                   0.00833331084464786f,   0.00139337307157920825f, 0.00019891080463998842f};
+  // (atanh(s) / s - 1) / s^2 as a polynomial in s^2, for |s| <= 1/3
+  static constexpr float kAtanh[] = {0.333333336602637062f, 0.199998531659648587f, 0.142961789971514189f,
+                                     0.108532879004401863f, 0.116121646120116744f};
+};
+
+template <>
+struct MathConstants<double> {
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr int kMantissaBits = 52;
+  static constexpr int kExponentBias = 1023;
+  static constexpr double kLog2High = 0.6931471803691238164901733, kLog2Low = 1.9082149292705878161e-10;
+  static constexpr double kExpLowest = -746.5, kExpHighest = 710.0;
+  static constexpr double kSmallestNormal = 0x1p-1022;
+  static constexpr double kExp[] = {0.500000000000000103,     0.166666666666666675,    0.0416666666666238205,
+                                    0.0083333333333300382,    0.00138888889173670806,  0.00019841269863171556,
+                                    0.0000248015210578682052, 2.75572682769056962e-6,  2.76202015910315488e-7,
+                                    2.5100472505694996e-8};
+  static constexpr double kAtanh[] = {0.333333333333333293,  0.200000000000072913,  0.142857142835543786,
+                                      0.111111113587139315,  0.0909089471806642908, 0.0769278503247931155,
+                                      0.0665707210482746808, 0.0600053640479535627, 0.0440036924307233694,
+                                      0.0808202280597176611};
+};
+
+template <class V, class T, int N>
+V polynomial(V x, const T (&coefficients)[N]) {
+  V result = coefficients[N - 1];
+  for (int k = N - 2; k >= 0; --k) result = result * x + coefficients[k];
+  return result;
+}
+
+// The larger and the smaller of a and b; a NaN in `a` stays.
+template <class T, int B>
+Lanes<T, B> max(Lanes<T, B> a, typename Lanes<T, B>::Scalar b) {
+  return select(Lanes<T, B>(b) > a, Lanes<T, B>(b), a);
+}
+template <class T, int B>
+Lanes<T, B> min(Lanes<T, B> a, typename Lanes<T, B>::Scalar b) {
+  return select(Lanes<T, B>(b) < a, Lanes<T, B>(b), a);
+}
+
+// max(x, bound) whose derivative is that of x on both sides, as torch has it where it clamps without recording.
+template <class T, int B>
+Lanes<T, B> max_straight_through(Lanes<T, B> x, typename Lanes<T, B>::Scalar bound) {
+  return max(x, bound);
+}
+
+template <class T, int B>
+Lanes<T, B> abs(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  return V::from_bits(x.bits() & ~V(-0.0).bits());
+}
+
+// -1, 0 or 1; NaN stays NaN.
+template <class T, int B>
+Lanes<T, B> sign(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  return select(x > V(0), V(1), select(x < V(0), V(-1), x));
+}
+
+// 1 where x > 0, else 0; NaN stays NaN.
+template <class V>
+V step(V x) {
+  return select(x > V(0), V(1), select(x <= V(0), V(0), x));
+}
+
+// x = n log 2 + r with integer n and |r| <= log(2) / 2; n is returned as x + kRound holds it.
+template <class V>
+struct ExponentSplit {
+  V rounded, n, remainder;
+  explicit ExponentSplit(V x) {
+    using C = MathConstants<typename V::Scalar>;
+    rounded = x * V(1.44269504088896340736) + V(C::kRound);
+    n = rounded - V(C::kRound);
+    remainder = (x - n * V(C::kLog2High)) - n * V(C::kLog2Low);
+  }
+};
+
+template <class T, int B>
+Lanes<T, B> exp(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  using C = MathConstants<T>;
+  const ExponentSplit<V> split(min(max(x, C::kExpLowest), C::kExpHighest));
+  const V r = split.remainder;
+  const V fraction = V(1) + (r + r * r * polynomial(r, C::kExp));
+  // 2^n as two factors, so that results below the smallest normal number are reached gradually.
+  const auto biased = split.rounded.bits() - V(C::kRound).bits() + 2 * C::kExponentBias;
+  const auto half = biased >> 1;
+  return fraction * V::from_bits(half << C::kMantissaBits) * V::from_bits((biased - half) << C::kMantissaBits);
+}
+
+// exp(x) - 1, accurate near 0.
+template <class T, int B>
+Lanes<T, B> expm1(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  using C = MathConstants<T>;
+  // Below -(mantissa bits + 2) log 2 the result rounds to -1.
+  const ExponentSplit<V> split(min(max(x, T(-0.7) * (C::kMantissaBits + 2)), C::kExpHighest));
+  const V r = split.remainder;
+  // Half of 2^n, because 2^n itself may be out of range where the result is not.
+  const auto biased = split.rounded.bits() - V(C::kRound).bits() + (C::kExponentBias - 1);
+  const V half = V::from_bits(biased << C::kMantissaBits);
+  return V(2) * (half * (r + r * r * polynomial(r, C::kExp)) + (half - V(0.5)));
+}
+
+// log(1 + f), with s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - s (f - 2 s^2 P(s^2)), |s| <= 1/3.
+template <class V>
+V log1p_reduced(V f) {
+  const V s = f / (V(2) + f);
+  const V z = s * s;
+  return f - s * (f - V(2) * z * polynomial(z, MathConstants<typename V::Scalar>::kAtanh));
+}
+
+// log(1 + x) for 0 <= x <= 1.
+template <class T, int B>
+Lanes<T, B> log1p_unit(Lanes<T, B> x) {
+  return log1p_reduced(x);
+}
+
+template <class T, int B>
+Lanes<T, B> log(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  using C = MathConstants<T>;
+  constexpr T kInfinity = T(__builtin_inf());
+  const auto tiny = x < V(C::kSmallestNormal);
+  const T scale = T(int64_t(1) << C::kMantissaBits);
+  const V normal = select(tiny, x * V(scale), x);
+  // x = 2^k (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2).
+  const auto offset = normal.bits() - V(0.70710678118654752440).bits();
+  const auto k = offset >> C::kMantissaBits;
+  const V f = V::from_bits(normal.bits() - (k << C::kMantissaBits)) - V(1);
+  const V exponent = V(__builtin_convertvector(k, typename V::Raw)) - select(tiny, V(C::kMantissaBits), V(0));
+  const V s = f / (V(2) + f);
+  const V z = s * s;
+  const V correction = s * (f - V(2) * z * polynomial(z, C::kAtanh)) - exponent * V(C::kLog2Low);
+  const V finite = exponent * V(C::kLog2High) + (f - correction);
+  // What remains: log 0 = -inf, log inf = inf, and NaN for NaN and for negative x.
+  return select((x > V(0)) & (x < V(kInfinity)), finite,
+                select(x == V(0), V(-kInfinity), select(x > V(0), x, V(__builtin_nan("")))));
+}
+
+// log(1 + x): the rounding of 1 + x is put right to first order.
+template <class T, int B>
+Lanes<T, B> log1p(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  const V sum = V(1) + x;
+  const V lost = (x - (sum - V(1))) / sum;
+  return log(sum) + select((sum > V(0)) & (sum < V(T(__builtin_inf()))), lost, V(0));
+}
+
+}  // namespace fusedloss

@@ -1,0 +1,210 @@
+// The walk over memory that all pointwise losses share: brings tiles of any type and layout into cache as contiguous
+// float or double, calls the loss, and puts results back. Dense memory of the right type is used in place.
+// Compiled once for every instruction set.
+#include "core/convert.h"
+#include "core/lanes.h"
+#include "pointwise/kernel.h"
+
+namespace fusedloss::pointwise {
+namespace {
+
+// Calls run(offset in elements, stride, position in the tile, length) for each stretch of the innermost dimension
+// that the elements [start, start + count) of the pass cover in `view`.
+template <class Run>
+void for_each_run(const Pass& pass, const View& view, int64_t start, int64_t count, Run run) {
+  const int last = pass.dims - 1;
+  int64_t index[kMaxDims];
+  int64_t rest = start;
+  for (int d = last; d >= 0; --d) {
+    index[d] = rest % pass.sizes[d];
+    rest /= pass.sizes[d];
+  }
+  int64_t outer = 0;
+  for (int d = 0; d < last; ++d) outer += index[d] * view.strides[d];
+  for (int64_t done = 0; done < count;) {
+    const int64_t left = pass.sizes[last] - index[last];
+    const int64_t length = left < count - done ? left : count - done;
+    run(outer + index[last] * view.strides[last], view.strides[last], done, length);
+    done += length;
+    index[last] = 0;
+    for (int d = last - 1; d >= 0; --d) {
+      outer += view.strides[d];
+      if (++index[d] < pass.sizes[d]) break;
+      outer -= index[d] * view.strides[d];
+      index[d] = 0;
+    }
+  }
+}
+
+template <class S, class T>
+void load_run(const S* source, int64_t stride, T* destination, int64_t length) {
+  if (stride == 1)
+    for (int64_t i = 0; i < length; ++i) destination[i] = convert<T>(source[i]);
+  else
+    for (int64_t i = 0; i < length; ++i) destination[i] = convert<T>(source[i * stride]);
+}
+
+template <class S, class T>
+void store_run(const T* source, S* destination, int64_t stride, int64_t length) {
+  if (stride == 1)
+    for (int64_t i = 0; i < length; ++i) destination[i] = convert<S>(source[i]);
+  else
+    for (int64_t i = 0; i < length; ++i) destination[i * stride] = convert<S>(source[i]);
+}
+
+template <class T>
+void load_tile(const Pass& pass, const View& view, int64_t start, int64_t count, T* buffer) {
+  visit(view.dtype, [&](auto element) {
+    using S = decltype(element);
+    const S* data = static_cast<const S*>(view.data);
+    if (view.dense) return load_run(data + start, 1, buffer, count);
+    for_each_run(pass, view, start, count, [&](int64_t offset, int64_t stride, int64_t at, int64_t length) {
+      load_run(data + offset, stride, buffer + at, length);
+    });
+  });
+}
+
+template <class T>
+void store_tile(const Pass& pass, const View& view, int64_t start, int64_t count, const T* buffer) {
+  visit_floating(view.dtype, [&](auto element) {
+    using S = decltype(element);
+    S* data = static_cast<S*>(view.data);
+    if (view.dense) return store_run(buffer, data + start, 1, count);
+    for_each_run(pass, view, start, count, [&](int64_t offset, int64_t stride, int64_t at, int64_t length) {
+      store_run(buffer + at, data + offset, stride, length);
+    });
+  });
+}
+
+template <class T>
+constexpr DType kNative = DType::float32;
+template <>
+constexpr DType kNative<double> = DType::float64;
+
+// One tensor of the pass during the walk: its memory where that can be used as it is, else a buffer of one tile.
+template <class T>
+class Stream {
+ public:
+  Stream(const Pass& pass, const View& view) : pass_(pass), view_(view) {
+    in_place_ = view.dense && view.dtype == kNative<T>;
+    if (view.constant && view.data) {
+      visit(view.dtype, [&](auto element) {
+        const T value = convert<T>(*static_cast<const decltype(element)*>(view.data));
+        const int64_t used = pass.count < kTile ? pass.count : kTile;
+        for (int64_t i = 0; i < used; ++i) buffer_[i] = value;
+      });
+    }
+  }
+  const T* read(int64_t start, int64_t count) {
+    if (!view_.data) return nullptr;
+    if (in_place_) return static_cast<const T*>(view_.data) + start;
+    if (!view_.constant) load_tile(pass_, view_, start, count, buffer_);
+    return buffer_;
+  }
+  T* target(int64_t start) {
+    if (!view_.data) return nullptr;
+    return in_place_ ? static_cast<T*>(view_.data) + start : buffer_;
+  }
+  void write(int64_t start, int64_t count) {
+    if (view_.data && !in_place_) store_tile(pass_, view_, start, count, buffer_);
+  }
+
+ private:
+  const Pass& pass_;
+  const View& view_;
+  bool in_place_;
+  alignas(64) T buffer_[kTile];
+};
+
+template <class T>
+bool in_domain(T x, Domain domain) {
+  switch (domain) {
+    case Domain::unit: return !(x < 0) && !(x > 1);
+    case Domain::open_unit: return !(x <= 0) && !(x >= 1);
+    case Domain::nonnegative: return !(x < 0);
+    case Domain::flag: return !(x < 0) && !(x > 0 && x < 1) && !(x > 1);
+    case Domain::signs: return !(x < -1) && !(x > -1 && x < 1) && !(x > 1);
+    default: return true;
+  }
+}
+
+// NaN is in every domain: it goes on to the result.
+template <class T>
+Offence offence_of(const Tile<T>& tile, const Domain* domains) {
+  for (int k = 0; k < kMaxOperands; ++k) {
+    if (domains[k] == Domain::any || !tile.operands[k]) continue;
+    bool all = true;
+    for (int64_t i = 0; i < tile.count; ++i) all &= in_domain(tile.operands[k][i], domains[k]);
+    if (!all) return {k};
+  }
+  return {};
+}
+
+template <class T>
+class Walk {
+ public:
+  explicit Walk(const Pass& pass)
+      : pass_(pass),
+        operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}, {pass, pass.operands[2]}},
+        tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}, {pass, pass.tangents[2]}},
+        weight_(pass, pass.weight),
+        grad_output_(pass, pass.grad_output),
+        value_(pass, pass.value),
+        gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}, {pass, pass.gradients[2]}} {}
+
+  Offence run(TileFunction<T> function, const Domain* domains, int64_t begin, int64_t end, double* sums) {
+    for (int64_t block = begin; block < end; ++block) {
+      double sum = 0;
+      const int64_t stop = (block + 1) * kBlock < pass_.count ? (block + 1) * kBlock : pass_.count;
+      for (int64_t start = block * kBlock; start < stop; start += kTile) {
+        const Tile<T> tile = read(start, stop - start < kTile ? stop - start : kTile);
+        if (domains) {
+          const Offence offence = offence_of(tile, domains);
+          if (offence.found()) return offence;
+        }
+        sum += function(tile);
+        write(start, tile.count);
+      }
+      sums[block] = sum;
+    }
+    return {};
+  }
+
+ private:
+  Tile<T> read(int64_t start, int64_t count) {
+    Tile<T> tile;
+    tile.count = count;
+    tile.scale = T(pass_.scale);
+    tile.parameters = pass_.parameters;
+    for (int k = 0; k < kMaxOperands; ++k) {
+      tile.operands[k] = operands_[k].read(start, count);
+      tile.tangents[k] = tangents_[k].read(start, count);
+      tile.gradients[k] = gradients_[k].target(start);
+    }
+    tile.weight = weight_.read(start, count);
+    tile.grad_output = grad_output_.read(start, count);
+    tile.value = value_.target(start);
+    return tile;
+  }
+  void write(int64_t start, int64_t count) {
+    value_.write(start, count);
+    for (Stream<T>& gradient : gradients_) gradient.write(start, count);
+  }
+
+  const Pass& pass_;
+  Stream<T> operands_[kMaxOperands], tangents_[kMaxOperands], weight_, grad_output_, value_, gradients_[kMaxOperands];
+};
+
+template <class T>
+Offence run(const Pass& pass, TileFunction<T> function, const Domain* domains, int64_t begin, int64_t end,
+            double* sums) {
+  return Walk<T>(pass).run(function, domains, begin, end, sums);
+}
+
+}  // namespace
+
+// FUSEDLOSS_ENGINE is the name of this instruction set's engine.
+extern const Engine FUSEDLOSS_ENGINE;
+const Engine FUSEDLOSS_ENGINE{run<float>, run<double>};
+
+}  // namespace fusedloss::pointwise

@@ -1,0 +1,309 @@
+// The pointwise ops below autograd: one implementation for all devices. Checks and shapes are the same everywhere;
+// on meta tensors (and the fake ones of torch.compile) that is all.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/TypeProperties.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/sum.h>
+#include <c10/core/SymIntArrayRef.h>
+#include <c10/util/SmallVector.h>
+
+#include <algorithm>
+
+#include "pointwise/op.h"
+#include "torch/allocate.h"
+#include "torch/checks.h"
+#include "torch/views.h"
+
+namespace fusedloss::pointwise::kernels {
+namespace {
+
+using SymShape = c10::SymDimVector;
+
+// ---- checks ---------------------------------------------------------------------------------------------------
+
+void check_devices(const Description& about, const Arguments& a) {
+  const at::Device device = a.operands[0].device();
+  TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu() || device.is_meta(), about.name, ": ", about.operands[0],
+                              " is on a device of type ", device.type(),
+                              ", for which this build of fusedloss has no kernels (it has: cpu). Move the tensors to "
+                              "the CPU, or rebuild fusedloss with support for the device.");
+  const auto check = [&](const char* name, const at::Tensor& t) {
+    TORCH_CHECK_VALUE(!t.defined() || t.device() == device, about.name, ": ", name, " is on ", t.device(),
+                      ", but ", about.operands[0], " is on ", device, "; expected one device");
+  };
+  for (int k = 1; k < kMaxOperands; ++k) check(about.operands[k], a.operands[k]);
+  check("weight", a.weight);
+}
+
+void check_types(const Description& about, const Arguments& a) {
+  for (int k = 0; k < kMaxOperands; ++k)
+    if (k < about.required_operands || a.operands[k].defined())
+      check_real(about.name, about.operands[k] ? about.operands[k] : "extra", a.operands[k]);
+  if (a.weight.defined()) check_real(about.name, "weight", a.weight);
+}
+
+void check_parameters(const Description& about, const Arguments& a) {
+  int expected = 0;
+  while (expected < kMaxParameters && about.parameters[expected].name) ++expected;
+  TORCH_CHECK_VALUE(int(a.parameters.size()) == expected, about.name, ": expected ", expected, " parameters, got ",
+                    a.parameters.size());
+  for (int k = 0; k < expected; ++k) check_parameter(about.name, about.parameters[k], a.parameters[k]);
+  TORCH_CHECK_VALUE(a.reduction <= Reduction::sum || a.reduction == about.grouped, about.name,
+                    ": reduction number ", int(a.reduction), " is not one of this loss");
+}
+
+// Broadcasts `shape` with that of a tensor.
+void broadcast(SymShape& shape, const Description& about, const char* name, const at::Tensor& t) {
+  const auto sizes = t.sym_sizes();
+  if (sizes.size() > shape.size()) shape.insert(shape.begin(), sizes.size() - shape.size(), c10::SymInt(1));
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    c10::SymInt& wide = shape[shape.size() - sizes.size() + d];
+    if (sizes[d] == 1 || sizes[d] == wide) continue;
+    TORCH_CHECK_VALUE(wide == 1, about.name, ": ", name, " of shape ", sizes, " does not broadcast with ",
+                      about.operands[0], ", whose shape is ", c10::SymIntArrayRef(shape));
+    wide = sizes[d];
+  }
+}
+
+SymShape shape_of(const Description& about, const Arguments& a) {
+  const auto first = a.operands[0].sym_sizes();
+  SymShape shape(first.begin(), first.end());
+  for (int k = 1; k < kMaxOperands; ++k) {
+    if (!a.operands[k].defined() || a.operands[k].sym_sizes() == first) continue;
+    TORCH_CHECK_VALUE(about.shapes != Shapes::same || k >= about.required_operands, about.name, ": ",
+                      about.operands[k], " must have the shape of ", about.operands[0], ", ", first, ", got ",
+                      a.operands[k].sym_sizes());
+    broadcast(shape, about, about.operands[k], a.operands[k]);
+  }
+  if (a.weight.defined()) {
+    SymShape with_weight = shape;
+    broadcast(with_weight, about, "weight", a.weight);
+    TORCH_CHECK_VALUE(c10::SymIntArrayRef(with_weight) == c10::SymIntArrayRef(shape), about.name,
+                      ": weight must broadcast to the shape of the loss, ", c10::SymIntArrayRef(shape), ", got ",
+                      a.weight.sym_sizes());
+  }
+  return shape;
+}
+
+at::ScalarType promoted_type(const Description& about, const Arguments& a) {
+  auto dtype = a.operands[0].scalar_type();
+  bool same = true;
+  for (int k = 1; k < about.required_operands; ++k) same &= a.operands[k].scalar_type() == dtype;
+  if (!same) {
+    at::native::ResultTypeState state;
+    for (int k = 0; k < about.required_operands; ++k)
+      state = at::native::update_result_type_state(a.operands[k], state);
+    dtype = at::native::result_type(state);
+  }
+  TORCH_CHECK_TYPE(c10::isFloatingType(dtype), about.name, ": ", about.operands[0],
+                   " must be a floating-point tensor, got ", a.operands[0].scalar_type());
+  return dtype;
+}
+
+// ---- one op ---------------------------------------------------------------------------------------------------
+
+// The checked arguments of one call, and the pass that is being put together from them.
+class Call {
+ public:
+  Call(const Loss& loss, const Arguments& a) : loss_(loss), about_(*loss.about), a_(a) {
+    check_types(about_, a);
+    check_devices(about_, a);
+    check_parameters(about_, a);
+    shape_ = shape_of(about_, a);
+    const auto promoted = promoted_type(about_, a);
+    dtype_ = a.dtype.value_or(promoted);
+    bool wide = dtype_ == at::kDouble || promoted == at::kDouble;
+    for (const at::Tensor& t : a.operands) wide |= t.defined() && t.scalar_type() == at::kDouble;
+    compute_ = wide ? at::kDouble : at::kFloat;
+    pass_.parameters = a.parameters.data();
+    for (int k = 0; k < kMaxOperands; ++k) show(a.operands[k], pass_.operands[k]);
+    show(a.weight, pass_.weight);
+  }
+
+  bool reduces() const { return a_.reduction != Reduction::none; }
+  bool computes() const { return a_.operands[0].is_cpu(); }
+
+  void take_tangents(const Tensors& tangents) {
+    for (int k = 0; k < kMaxOperands; ++k) show(tangents[k], pass_.tangents[k]);
+  }
+  // A gradient of a reduced result is one number, that of an unreduced one a tensor.
+  void take_grad_output(const at::Tensor& grad_output) {
+    grad_output_ = grad_output;
+    if (!reduces()) return show(grad_output_, pass_.grad_output);
+    if (computes()) pass_.scale *= grad_output.item().toDouble();
+  }
+  // Where results go: the value of an unreduced loss, and gradients in the shape of the loss.
+  void make_value() {
+    value_ = reduces() ? empty_laid_out_like(a_.operands[0], {}, dtype_)
+                       : empty_laid_out_like(a_.operands[0], shape_, dtype_);
+    if (!reduces()) show(value_, pass_.value);
+  }
+  void make_gradients(const Mask& mask) {
+    if (reduces() && computes()) pass_.scale /= denominator();
+    for (int k = 0; k < kMaxOperands; ++k) {
+      const at::Tensor& x = a_.operands[k];
+      if (!mask[k] || !x.defined()) continue;
+      const auto dtype = x.sym_sizes() == c10::SymIntArrayRef(shape_) ? x.scalar_type() : compute_;
+      gradients_[k] = empty_laid_out_like(x, shape_, dtype);
+      show(gradients_[k], pass_.gradients[k]);
+    }
+  }
+
+  // Runs the pass; `checked` refuses elements outside of their domain.
+  void run(Mode mode, bool checked = false) {
+    if (!computes()) return;
+    lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(shape_)), shown_);
+    Domain domains[kMaxOperands];
+    bool any = true;
+    for (int k = 0; k < kMaxOperands; ++k) {
+      domains[k] = about_.domain(k, pass_.parameters);
+      any &= domains[k] == Domain::any;
+    }
+    const double sum = run_blocks(mode, checked && !any ? domains : nullptr);
+    if (value_.defined() && reduces()) fill(value_, sum / denominator());
+  }
+
+  at::Tensor value() const { return value_; }
+  // The gradients that were made, in the shapes of their operands.
+  std::vector<at::Tensor> gradients() const {
+    std::vector<at::Tensor> result;
+    for (int k = 0; k < kMaxOperands; ++k) {
+      if (!gradients_[k].defined()) continue;
+      const at::Tensor& x = a_.operands[k];
+      const bool summed = x.sym_sizes() != c10::SymIntArrayRef(shape_);
+      result.push_back(summed ? sum_to(gradients_[k], x.sym_sizes()).to(x.scalar_type()) : gradients_[k]);
+    }
+    return result;
+  }
+
+ private:
+  void show(const at::Tensor& tensor, View& view) {
+    if (tensor.defined()) shown_.push_back({&tensor, &view});
+  }
+
+  static at::Tensor sum_to(const at::Tensor& tensor, c10::SymIntArrayRef shape) {
+    c10::SmallVector<int64_t, 8> axes;
+    const int64_t lead = tensor.dim() - int64_t(shape.size());
+    for (int64_t d = 0; d < tensor.dim(); ++d)
+      if (d < lead || (shape[d - lead] == 1 && tensor.sym_size(d) != 1)) axes.push_back(d);
+    const at::Tensor sums = at::sum(tensor, axes, /*keepdim=*/true);
+    return sums.view_symint(shape);
+  }
+
+  double denominator() const {
+    const auto numel = double(c10::multiply_integers(C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(shape_))));
+    switch (a_.reduction) {
+      case Reduction::mean: return about_.weighted_mean && a_.weight.defined() ? sum_of_weights(numel) : numel;
+      case Reduction::batchmean: return a_.operands[0].dim() == 0 ? 1 : double(a_.operands[0].size(0));
+      case Reduction::rowmean: return numel / double(shape_.back().expect_int());
+      default: return 1;
+    }
+  }
+  double sum_of_weights(double numel) const {
+    return at::sum(a_.weight, at::kDouble).item().toDouble() * (numel / double(a_.weight.numel()));
+  }
+
+  static void fill(const at::Tensor& scalar, double value) {
+    void* data = scalar.mutable_data_ptr();
+    switch (scalar.scalar_type()) {
+      case at::kDouble: *static_cast<double*>(data) = value; break;
+      case at::kHalf: *static_cast<at::Half*>(data) = at::Half(float(value)); break;
+      case at::kBFloat16: *static_cast<at::BFloat16*>(data) = at::BFloat16(float(value)); break;
+      default: *static_cast<float*>(data) = float(value);
+    }
+  }
+
+  Offence run_range(Mode mode, const Domain* domains, int64_t begin, int64_t end, double* sums) const {
+    const int arity = a_.operands[2].defined() ? 1 : 0;
+    if (compute_ == at::kDouble)
+      return engine().run_double(pass_, loss_.functions->of_double[arity][int(mode)], domains, begin, end, sums);
+    return engine().run_float(pass_, loss_.functions->of_float[arity][int(mode)], domains, begin, end, sums);
+  }
+
+  double run_blocks(Mode mode, const Domain* domains) const {
+    const int64_t blocks = (pass_.count + kBlock - 1) / kBlock;
+    std::vector<double> sums(blocks);
+    c10::SmallVector<Offence, 8> offences(domains ? blocks : 0);
+    at::parallel_for(0, blocks, kBlocksPerThread, [&](int64_t begin, int64_t end) {
+      const Offence offence = run_range(mode, domains, begin, end, sums.data());
+      if (offence.found()) offences[begin] = offence;
+    });
+    for (const Offence& offence : offences)
+      if (offence.found()) refuse(offence.operand, domains[offence.operand]);
+    double sum = 0;
+    for (const double part : sums) sum += part;
+    return sum;
+  }
+
+  // Looks the element up again in the operand's own order, to name it by its index.
+  [[noreturn]] void refuse(int operand, Domain domain) const {
+    const at::Tensor values = a_.operands[operand].to(at::kDouble).contiguous();
+    const double* data = values.const_data_ptr<double>();
+    int64_t first = 0;
+    while (std::isnan(data[first]) || contains(domain, data[first])) ++first;
+    c10::SmallVector<int64_t, 8> index(values.dim());
+    for (int64_t d = values.dim() - 1, rest = first; d >= 0; rest /= values.size(d--)) index[d] = rest % values.size(d);
+    TORCH_CHECK_VALUE(false, about_.name, ": every element of ", about_.operands[operand], " must be ",
+                      describe(domain), ", got ", data[first], " at index ", at::IntArrayRef(index));
+  }
+
+  // Below this a second thread costs more than it brings.
+  static constexpr int64_t kBlocksPerThread = 2;
+
+  const Loss& loss_;
+  const Description& about_;
+  const Arguments& a_;
+  SymShape shape_;
+  at::ScalarType dtype_, compute_;
+  Pass pass_;
+  c10::SmallVector<Shown, 16> shown_;
+  at::Tensor value_, grad_output_;
+  Tensors gradients_;
+};
+
+}  // namespace
+
+at::Tensor value(const Loss& loss, const Arguments& a) {
+  Call call(loss, a);
+  call.make_value();
+  call.run(Mode::value, /*checked=*/true);
+  return call.value();
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.make_value();
+  call.make_gradients(mask);
+  call.run(Mode::value_and_gradient, /*checked=*/true);
+  return {call.value(), call.gradients()};
+}
+
+std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.make_gradients(mask);
+  call.run(Mode::gradient);
+  return call.gradients();
+}
+
+at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
+  Call call(loss, a);
+  call.take_tangents(tangents);
+  call.make_value();
+  call.run(Mode::jvp);
+  return call.value();
+}
+
+std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
+                            const Arguments& a) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.take_tangents(tangents);
+  call.make_gradients(mask);
+  call.run(Mode::hvp);
+  return call.gradients();
+}
+
+}  // namespace fusedloss::pointwise::kernels

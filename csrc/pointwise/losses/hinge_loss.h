@@ -1,0 +1,33 @@
+// hinge_loss: with y = target in {-1, 1} (2 target - 1 if target_01) and m = 1 - y input
+//   f = max(m, 0)
+//   df/dinput = -y where m > 0, else 0
+// Source: Cortes & Vapnik 1995; keras.losses.hinge.
+#pragma once
+#include "core/dual.h"
+#include "core/loss.h"
+
+namespace fusedloss {
+
+struct HingeLoss {
+  static constexpr Description about{.name = "hinge_loss",
+                                     .operands = {"input", "target"},
+                                     .parameters = {{"target_01", Domain::flag}},
+                                     .shapes = Shapes::broadcast_and_warn,
+                                     .domain = [](int operand, const double* parameters) {
+                                       if (operand != 1) return Domain::any;
+                                       return parameters[0] != 0 ? Domain::flag : Domain::signs;
+                                     }};
+  double scale, shift;  // y = scale target + shift
+  explicit HingeLoss(const double* parameters)
+      : scale(parameters[0] != 0 ? 2 : 1), shift(parameters[0] != 0 ? -1 : 0) {}
+
+  template <class V>
+  Partials<V, 2> operator()(V input, V target) const {
+    const V y = scale * target + shift;
+    const V margin = 1.0 - y * input;
+    const V active = step(margin);
+    return {max(margin, 0), {-y * active, -scale * input * active}};
+  }
+};
+
+}  // namespace fusedloss

@@ -1,0 +1,34 @@
+// log_cosh_loss: log cosh r, with r = input - target, a = |r| and e = exp(-a)
+//   f = log1p((1 - e)^2 / (2 e))          for a < 1, where the form below would cancel
+//       a - log 2 + log1p(e^2)            otherwise: nothing overflows
+//   df/dinput = tanh r = +-(1 - e)(1 + e) / (1 + e^2) = -df/dtarget
+// Source: keras.losses.log_cosh.
+#pragma once
+#include "core/dual.h"
+#include "core/loss.h"
+
+namespace fusedloss {
+
+struct LogCoshLoss {
+  static constexpr Description about{.name = "log_cosh_loss",
+                                     .operands = {"input", "target"},
+                                     .shapes = Shapes::broadcast_and_warn};
+  explicit LogCoshLoss(const double*) {}
+
+  template <class V>
+  Partials<V, 2> operator()(V input, V target) const {
+    constexpr double kLog2 = 0.69314718055994530942;
+    const V r = input - target;
+    const auto negative = r < V(0);
+    const V magnitude = select(negative, -r, r);
+    const V fall = -expm1(-magnitude);  // 1 - e
+    const V e = 1.0 - fall;
+    const auto near = magnitude < V(1);
+    const V value = log1p_unit(select(near, fall * fall / (e + e), e * e)) + select(near, V(0), magnitude - kLog2);
+    const V tanh = fall * (1.0 + e) / (1.0 + e * e);
+    const V slope = select(negative, -tanh, tanh);
+    return {value, {slope, -slope}};
+  }
+};
+
+}  // namespace fusedloss

@@ -1,0 +1,31 @@
+// mean_absolute_percentage_error: with s = max(|target|, eps), eps = 1e-7
+//   f = 100 |input - target| / s
+//   df/dinput = 100 sign(input - target) / s
+//   df/dtarget = -df/dinput - f sign(target) / s, the last term only where |target| >= eps
+// Source: keras.losses.mean_absolute_percentage_error.
+#pragma once
+#include "core/dual.h"
+#include "core/loss.h"
+
+namespace fusedloss {
+
+struct MeanAbsolutePercentageError {
+  static constexpr Description about{.name = "mean_absolute_percentage_error",
+                                     .operands = {"input", "target"},
+                                     .shapes = Shapes::broadcast_and_warn};
+  explicit MeanAbsolutePercentageError(const double*) {}
+
+  template <class V>
+  Partials<V, 2> operator()(V input, V target) const {
+    constexpr double kEpsilon = 1e-7;
+    const V r = input - target;
+    const V magnitude = abs(target);
+    const V scale = max(magnitude, kEpsilon);
+    const V value = 100.0 * abs(r) / scale;
+    const V by_input = 100.0 * sign(r) / scale;
+    const V by_scale = select(magnitude < V(kEpsilon), V(0), value * sign(target) / scale);
+    return {value, {by_input, -by_input - by_scale}};
+  }
+};
+
+}  // namespace fusedloss

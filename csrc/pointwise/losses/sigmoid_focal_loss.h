@@ -1,0 +1,50 @@
+// sigmoid_focal_loss: with x = input a logit, p = sigmoid(x), t = target
+//   q = p (1 - t) + (1 - p) t           the probability given to the wrong side
+//   a = alpha t + (1 - alpha) (1 - t)   1 if alpha < 0
+//   f = a q^gamma bce(x, t)
+//   df/dx = a q^gamma (gamma (q'/q) bce + p - t),   q'/q = p (1 - p) (1 - 2 t) / q
+// q is kept as its logarithm: with e = exp(-|x|), q = (A + e B) / (1 + e), where A is what the target gives to the
+// other side than x's sign and B = 1 - A. A sure and right answer has A = 0, and log q = -|x| - log(1 + e) stays
+// finite where q itself is 0.
+// Source: Lin et al. 2017, Focal Loss for Dense Object Detection; torchvision.ops.sigmoid_focal_loss.
+#pragma once
+#include "core/logistic.h"
+#include "core/loss.h"
+
+namespace fusedloss {
+
+struct SigmoidFocalLoss {
+  static constexpr Description about{
+      .name = "sigmoid_focal_loss",
+      .operands = {"input", "target"},
+      .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
+      .shapes = Shapes::same};
+  double base, tilt, gamma;  // a = base + tilt t
+  explicit SigmoidFocalLoss(const double* parameters)
+      : base(parameters[0] < 0 ? 1 : 1 - parameters[0]),
+        tilt(parameters[0] < 0 ? 0 : 2 * parameters[0] - 1),
+        gamma(parameters[1]) {}
+
+  template <class V>
+  Partials<V, 2> operator()(V input, V target) const {
+    const Logistic<V> x(input);
+    const auto negative = input < V(0);
+    const V other = select(negative, target, 1.0 - target);
+    const V wrong = other + x.small * (1.0 - other);
+    const auto sure = other == V(0);
+    const V log_q = select(sure, select(negative, input, -input), log(wrong)) - x.log1p_small;
+    const V relative = select(sure, V(1), x.small / wrong) / (1.0 + x.small);  // p (1 - p) / q
+    const V focus = exp(gamma * log_q);
+    const V bce = (1.0 - target) * x.softplus + target * x.softplus_negative;
+    const V a = base + tilt * target;
+    const V by_input = a * focus * (gamma * relative * (1.0 - 2.0 * target) * bce +
+                                    ((1.0 - target) * x.sigmoid - target * x.sigmoid_negative));
+    // bce / q tends to 1 where both vanish; there focus decides.
+    const V ratio = bce / max(exp(log_q), MathConstants<typename V::Scalar>::kSmallestNormal);
+    const V by_target =
+        focus * (tilt * bce + a * (gamma * (x.sigmoid_negative - x.sigmoid) * ratio - input));
+    return {a * focus * bce, {by_input, by_target}};
+  }
+};
+
+}  // namespace fusedloss

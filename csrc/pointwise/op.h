@@ -1,0 +1,81 @@
+// The five ops of every pointwise loss f, which are closed under differentiation:
+//
+//   NAME                      reduce f(x)
+//   NAME_value_and_gradient   the same, and in the same pass df/dx for an incoming gradient of 1
+//   NAME_backward             g df/dx
+//   NAME_jvp                  reduce sum_k df/dx_k v_k, the derivative along v
+//   NAME_hvp                  g d/dx (sum_k df/dx_k v_k), the second derivative along v
+//
+// x are the operands (input, target and, for some, a third), v their tangents, g the gradient of the result.
+// Gradients have the shapes of the operands; those that broadcast are summed.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include "pointwise/registry.h"
+
+namespace fusedloss::pointwise {
+
+using OptionalTensor = std::optional<at::Tensor>;
+using Mask = std::array<bool, kMaxOperands>;
+using Tensors = std::array<at::Tensor, kMaxOperands>;  // those that are not given are not defined
+
+// The arguments that all five ops end with.
+struct Arguments {
+  Tensors operands;
+  at::Tensor weight;
+  c10::ArrayRef<double> parameters;
+  Reduction reduction;
+  // The type of the result; that of the operands, promoted, if not given.
+  std::optional<at::ScalarType> dtype;
+};
+
+using ValueOp = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                           c10::ArrayRef<double>, int64_t, std::optional<at::ScalarType>);
+using ValueAndGradientOp = std::tuple<at::Tensor, std::vector<at::Tensor>>(
+    Mask, const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
+    int64_t, std::optional<at::ScalarType>);
+using BackwardOp = std::vector<at::Tensor>(const at::Tensor&, Mask, const at::Tensor&, const at::Tensor&,
+                                           const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>, int64_t);
+using JvpOp = at::Tensor(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
+                         const at::Tensor&, const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
+                         int64_t, std::optional<at::ScalarType>);
+using HvpOp = std::vector<at::Tensor>(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                      const OptionalTensor&, Mask, const at::Tensor&, const at::Tensor&,
+                                      const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>, int64_t);
+
+// Calls through the dispatcher. The gradients of the last three stand where the mask asks for them.
+struct Gradients {
+  at::Tensor value;
+  Tensors of;
+};
+at::Tensor call_value(const Loss& loss, const Arguments& arguments);
+Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& arguments);
+Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
+at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
+Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
+                 const Arguments& arguments);
+
+// What the ops do below autograd, on every device: check, allocate, compute.
+namespace kernels {
+at::Tensor value(const Loss& loss, const Arguments& arguments);
+std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask,
+                                                                   const Arguments& arguments);
+std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask,
+                                 const Arguments& arguments);
+at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
+std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
+                            const Arguments& arguments);
+}  // namespace kernels
+
+// What they do at the autograd key: record, and call the ones below.
+namespace autograd {
+at::Tensor value(const Loss& loss, const Arguments& arguments);
+std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask,
+                                 const Arguments& arguments);
+at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
+std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
+                            const Arguments& arguments);
+}  // namespace autograd
+
+}  // namespace fusedloss::pointwise

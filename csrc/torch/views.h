@@ -1,0 +1,18 @@
+// How a kernel walks tensors of one (broadcast) shape: fewest dimensions, in the order of the first tensor's memory.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "core/view.h"
+
+namespace fusedloss {
+
+// A tensor and the view of the extent that shows it. A tensor that is not defined leaves its view absent.
+struct Shown {
+  const at::Tensor* tensor;
+  View* view;
+};
+
+// Fills the extent and every view. Each tensor broadcasts to `shape`.
+void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> tensors);
+
+}  // namespace fusedloss

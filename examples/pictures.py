@@ -1,0 +1,62 @@
+"""The pictures of the training example: what the losses look like, and the training curves."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from fusedloss import functional as F
+from lockstep import Run
+from matplotlib.figure import Figure
+from torch import Tensor
+
+VALUE, SLOPE = "#1f5fa8", "#d9822b"
+
+# Title, target, axis and loss of each panel.
+SHAPES: list[tuple[str, float, str, Callable[..., Tensor]]] = [
+    ("mse_loss", 0.0, "error", F.mse_loss),
+    ("l1_loss", 0.0, "error", F.l1_loss),
+    ("huber_loss, delta = 1", 0.0, "error", F.huber_loss),
+    ("smooth_l1_loss, beta = 2", 0.0, "error", partial(F.smooth_l1_loss, beta=2.0)),
+    ("log_cosh_loss", 0.0, "error", F.log_cosh_loss),
+    ("quantile_loss, q = 0.9", 0.0, "error", partial(F.quantile_loss, q=0.9)),
+    ("poisson_nll_loss, target 2", 2.0, "logarithm of the rate", F.poisson_nll_loss),
+    ("binary_cross_entropy_with_logits", 1.0, "logit, target 1", F.binary_cross_entropy_with_logits),
+    ("sigmoid_focal_loss, gamma = 2", 1.0, "logit, target 1", partial(F.sigmoid_focal_loss, alpha=-1.0)),
+    ("soft_margin_loss", 1.0, "score, target 1", F.soft_margin_loss),
+    ("hinge_loss", 1.0, "score, target 1", F.hinge_loss),
+    ("squared_hinge_loss", 1.0, "score, target 1", F.squared_hinge_loss),
+]
+
+
+def draw_shapes(path: Path) -> None:
+    """Draws every loss of SHAPES and its derivative, as fusedloss computes them."""
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    axes = figure.subplots(3, 4)
+    for panel, (title, truth, axis, loss) in zip(axes.flat, SHAPES, strict=True):
+        x = torch.linspace(-3.0, 3.0, 601, requires_grad=True)
+        values = loss(x, torch.full_like(x, truth), reduction="none")
+        (slopes,) = torch.autograd.grad(values.sum(), x)
+        panel.axhline(0.0, color="0.8", linewidth=0.8)
+        panel.plot(x.detach(), values.detach(), color=VALUE, linewidth=2, label="loss")
+        panel.plot(x.detach(), slopes, color=SLOPE, linewidth=1.5, linestyle="--", label="derivative")
+        panel.set(title=title, xlabel=axis, ylim=(-3.2, 5.0))
+    axes.flat[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(path: Path, runs: dict[str, tuple[Run, Run]]) -> None:
+    """Draws, for every experiment, the loss of fusedloss as a band and that of torch as a line on top of it."""
+    columns = 4
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(14, 3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for panel, (title, (ours, theirs)) in zip(axes.flat, runs.items(), strict=False):
+        epochs = range(1, len(ours.curve) + 1)
+        panel.plot(epochs, ours.curve, color=VALUE, linewidth=5, alpha=0.35, label="fusedloss")
+        panel.plot(epochs, theirs.curve, color="black", linewidth=1, label="torch")
+        panel.set(title=title, xlabel="epoch", ylim=(0.0, None))
+    for panel in axes.flat[len(runs) :]:
+        panel.axis("off")
+    axes.flat[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,64 @@
+"""Decides how a call reaches the compiled ops; every function of :mod:`fusedloss.functional` ends here.
+
+``_C.NAME`` and ``torch.ops.fusedloss.NAME`` are the same op. The first is a plain C function, the cheapest way in; the
+second is what ``torch.compile`` and ``torch.export`` can see. Everything else (autograd, forward-mode AD,
+``torch.func``, autocast, fake tensors) is decided by torch's dispatcher below both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fusedloss import _C
+
+_Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], str], Tensor]
+
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4}
+
+
+def _route(name: str) -> _Loss:
+    direct: _Loss = getattr(_C, name)
+    traced = getattr(torch.ops.fusedloss, name).default
+    is_compiling = torch.compiler.is_compiling
+
+    def loss(
+        input: Tensor,
+        target: Tensor,
+        extra: Tensor | None,
+        weight: Tensor | None,
+        parameters: tuple[float, ...],
+        reduction: str,
+    ) -> Tensor:
+        if is_compiling():
+            if reduction not in _REDUCTIONS:
+                raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+            result: Tensor = traced(input, target, extra, weight, parameters, _REDUCTIONS[reduction])
+            return result
+        return direct(input, target, extra, weight, parameters, reduction)
+
+    return loss
+
+
+mse_loss = _route("mse_loss")
+l1_loss = _route("l1_loss")
+huber_loss = _route("huber_loss")
+smooth_l1_loss = _route("smooth_l1_loss")
+log_cosh_loss = _route("log_cosh_loss")
+quantile_loss = _route("quantile_loss")
+mean_squared_log_error = _route("mean_squared_log_error")
+mean_absolute_percentage_error = _route("mean_absolute_percentage_error")
+poisson_nll_loss = _route("poisson_nll_loss")
+gaussian_nll_loss = _route("gaussian_nll_loss")
+binary_cross_entropy = _route("binary_cross_entropy")
+binary_cross_entropy_with_logits = _route("binary_cross_entropy_with_logits")
+sigmoid_focal_loss = _route("sigmoid_focal_loss")
+hinge_loss = _route("hinge_loss")
+squared_hinge_loss = _route("squared_hinge_loss")
+soft_margin_loss = _route("soft_margin_loss")
+hinge_embedding_loss = _route("hinge_embedding_loss")
+margin_ranking_loss = _route("margin_ranking_loss")
+kl_div = _route("kl_div")
+gaussian_kl = _route("gaussian_kl")
