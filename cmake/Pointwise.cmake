@@ -23,7 +23,7 @@ function(fusedloss_kernel_file name set text)
   set(path ${CMAKE_CURRENT_BINARY_DIR}/pointwise/${name}.${set}.cpp)
   file(CONFIGURE OUTPUT ${path} CONTENT "${text}" @ONLY)
   set_source_files_properties(${path} PROPERTIES
-    COMPILE_OPTIONS "${flags_${set}}" COMPILE_DEFINITIONS FUSEDLOSS_REGISTER_BYTES=${register_${set}})
+    COMPILE_OPTIONS "${flags_${set}}" COMPILE_DEFINITIONS "FUSEDLOSS_SET=${set};FUSEDLOSS_REGISTER_BYTES=${register_${set}}")
   target_sources(fusedloss_pointwise PRIVATE ${path})
 endfunction()
 

@@ -5,8 +5,9 @@
 #include <type_traits>
 
 #include "core/dtype.h"
+#include "core/instruction_set.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 // Half types as their bits; arithmetic is done in float.
 struct BFloat16 {
@@ -89,4 +90,4 @@ void visit(DType dtype, Visitor visitor) {
   }
 }
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -3,7 +3,7 @@
 #pragma once
 #include "core/math.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 template <class V>
 struct Dual {
@@ -35,46 +35,46 @@ struct Dual {
 
 // At a tie the constant does not win: the derivative is that of `a`, as torch's clamp has it.
 template <class V>
-Dual<V> max(Dual<V> a, typename V::Scalar b) {
+FUSEDLOSS_INLINE Dual<V> max(Dual<V> a, typename V::Scalar b) {
   return {max(a.value, b), select(V(b) > a.value, V(0), a.dot)};
 }
 template <class V>
-Dual<V> min(Dual<V> a, typename V::Scalar b) {
+FUSEDLOSS_INLINE Dual<V> min(Dual<V> a, typename V::Scalar b) {
   return {min(a.value, b), select(V(b) < a.value, V(0), a.dot)};
 }
 template <class V>
-Dual<V> max_straight_through(Dual<V> x, typename V::Scalar bound) {
+FUSEDLOSS_INLINE Dual<V> max_straight_through(Dual<V> x, typename V::Scalar bound) {
   return {max(x.value, bound), x.dot};
 }
 template <class V>
-Dual<V> abs(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> abs(Dual<V> x) {
   return {abs(x.value), x.dot * sign(x.value)};
 }
 template <class V>
-Dual<V> sign(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> sign(Dual<V> x) {
   return {sign(x.value), V(0)};
 }
 template <class V>
-Dual<V> exp(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> exp(Dual<V> x) {
   const V value = exp(x.value);
   return {value, value * x.dot};
 }
 template <class V>
-Dual<V> expm1(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> expm1(Dual<V> x) {
   const V value = expm1(x.value);
   return {value, (value + V(1)) * x.dot};
 }
 template <class V>
-Dual<V> log(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> log(Dual<V> x) {
   return {log(x.value), x.dot / x.value};
 }
 template <class V>
-Dual<V> log1p(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> log1p(Dual<V> x) {
   return {log1p(x.value), x.dot / (V(1) + x.value)};
 }
 template <class V>
-Dual<V> log1p_unit(Dual<V> x) {
+FUSEDLOSS_INLINE Dual<V> log1p_unit(Dual<V> x) {
   return {log1p_unit(x.value), x.dot / (V(1) + x.value)};
 }
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

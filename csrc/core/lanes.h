@@ -1,17 +1,14 @@
 // Lanes<T>: a register of T, the type on which the formulas run on the CPU.
 //
 // Built on the vector extension of GCC and Clang, so that one source gives SSE2, AVX2, AVX-512 or NEON, whatever the
-// file is compiled for. A file compiled for several instruction sets defines FUSEDLOSS_REGISTER_BYTES for each; the
-// width is part of the type, so that the linker can never merge code of two instruction sets.
+// file is compiled for (core/instruction_set.h).
 #pragma once
 #include <cstdint>
 #include <cstring>
 
-#ifndef FUSEDLOSS_REGISTER_BYTES
-#define FUSEDLOSS_REGISTER_BYTES 16
-#endif
+#include "core/instruction_set.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 template <class T>
 struct BitsOf;
@@ -37,6 +34,11 @@ struct Lanes {
     friend Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
     friend Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
     friend Mask operator!(Mask a) { return {~a.bits}; }
+    bool any() const {
+      typename BitsOf<T>::type found = 0;
+      for (int lane = 0; lane < size; ++lane) found |= bits[lane];
+      return found != 0;
+    }
   };
 
   Raw raw;
@@ -95,4 +97,4 @@ struct Lanes {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

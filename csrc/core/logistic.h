@@ -3,7 +3,7 @@
 #pragma once
 #include "core/dual.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 template <class V>
 struct Logistic {
@@ -14,7 +14,7 @@ struct Logistic {
   V sigmoid;            // sigmoid(x)
   V sigmoid_negative;   // sigmoid(-x) = 1 - sigmoid(x), without the cancellation
 
-  explicit Logistic(V x) {
+  FUSEDLOSS_INLINE explicit Logistic(V x) {
     const auto negative = x < V(0);
     small = exp(select(negative, x, -x));
     log1p_small = log1p_unit(small);
@@ -27,4 +27,4 @@ struct Logistic {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

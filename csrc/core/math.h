@@ -6,7 +6,7 @@
 #pragma once
 #include "core/lanes.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 template <class T>
 struct MathConstants;
@@ -49,7 +49,7 @@ struct MathConstants<double> {
 };
 
 template <class V, class T, int N>
-V polynomial(V x, const T (&coefficients)[N]) {
+FUSEDLOSS_INLINE V polynomial(V x, const T (&coefficients)[N]) {
   V result = coefficients[N - 1];
   for (int k = N - 2; k >= 0; --k) result = result * x + coefficients[k];
   return result;
@@ -57,36 +57,36 @@ V polynomial(V x, const T (&coefficients)[N]) {
 
 // The larger and the smaller of a and b; a NaN in `a` stays.
 template <class T, int B>
-Lanes<T, B> max(Lanes<T, B> a, typename Lanes<T, B>::Scalar b) {
+FUSEDLOSS_INLINE Lanes<T, B> max(Lanes<T, B> a, typename Lanes<T, B>::Scalar b) {
   return select(Lanes<T, B>(b) > a, Lanes<T, B>(b), a);
 }
 template <class T, int B>
-Lanes<T, B> min(Lanes<T, B> a, typename Lanes<T, B>::Scalar b) {
+FUSEDLOSS_INLINE Lanes<T, B> min(Lanes<T, B> a, typename Lanes<T, B>::Scalar b) {
   return select(Lanes<T, B>(b) < a, Lanes<T, B>(b), a);
 }
 
 // max(x, bound) whose derivative is that of x on both sides, as torch has it where it clamps without recording.
 template <class T, int B>
-Lanes<T, B> max_straight_through(Lanes<T, B> x, typename Lanes<T, B>::Scalar bound) {
+FUSEDLOSS_INLINE Lanes<T, B> max_straight_through(Lanes<T, B> x, typename Lanes<T, B>::Scalar bound) {
   return max(x, bound);
 }
 
 template <class T, int B>
-Lanes<T, B> abs(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> abs(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   return V::from_bits(x.bits() & ~V(-0.0).bits());
 }
 
 // -1, 0 or 1; NaN stays NaN.
 template <class T, int B>
-Lanes<T, B> sign(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> sign(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   return select(x > V(0), V(1), select(x < V(0), V(-1), x));
 }
 
 // 1 where x > 0, else 0; NaN stays NaN.
 template <class V>
-V step(V x) {
+FUSEDLOSS_INLINE V step(V x) {
   return select(x > V(0), V(1), select(x <= V(0), V(0), x));
 }
 
@@ -94,7 +94,7 @@ V step(V x) {
 template <class V>
 struct ExponentSplit {
   V rounded, n, remainder;
-  explicit ExponentSplit(V x) {
+  FUSEDLOSS_INLINE explicit ExponentSplit(V x) {
     using C = MathConstants<typename V::Scalar>;
     rounded = x * V(1.44269504088896340736) + V(C::kRound);
     n = rounded - V(C::kRound);
@@ -103,7 +103,7 @@ struct ExponentSplit {
 };
 
 template <class T, int B>
-Lanes<T, B> exp(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> exp(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   using C = MathConstants<T>;
   const ExponentSplit<V> split(min(max(x, C::kExpLowest), C::kExpHighest));
@@ -117,7 +117,7 @@ Lanes<T, B> exp(Lanes<T, B> x) {
 
 // exp(x) - 1, accurate near 0.
 template <class T, int B>
-Lanes<T, B> expm1(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> expm1(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   using C = MathConstants<T>;
   // Below -(mantissa bits + 2) log 2 the result rounds to -1.
@@ -131,7 +131,7 @@ Lanes<T, B> expm1(Lanes<T, B> x) {
 
 // log(1 + f), with s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - s (f - 2 s^2 P(s^2)), |s| <= 1/3.
 template <class V>
-V log1p_reduced(V f) {
+FUSEDLOSS_INLINE V log1p_reduced(V f) {
   const V s = f / (V(2) + f);
   const V z = s * s;
   return f - s * (f - V(2) * z * polynomial(z, MathConstants<typename V::Scalar>::kAtanh));
@@ -139,12 +139,12 @@ V log1p_reduced(V f) {
 
 // log(1 + x) for 0 <= x <= 1.
 template <class T, int B>
-Lanes<T, B> log1p_unit(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x) {
   return log1p_reduced(x);
 }
 
 template <class T, int B>
-Lanes<T, B> log(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> log(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   using C = MathConstants<T>;
   constexpr T kInfinity = T(__builtin_inf());
@@ -167,11 +167,11 @@ Lanes<T, B> log(Lanes<T, B> x) {
 
 // log(1 + x): the rounding of 1 + x is put right to first order.
 template <class T, int B>
-Lanes<T, B> log1p(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> log1p(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   const V sum = V(1) + x;
   const V lost = (x - (sum - V(1))) / sum;
   return log(sum) + select((sum > V(0)) & (sum < V(T(__builtin_inf()))), lost, V(0));
 }
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -4,7 +4,7 @@
 #include "core/dual.h"
 #include "pointwise/kernel.h"
 
-namespace fusedloss::pointwise {
+namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
 
 // The lanes [i, i + count) of a tile, where count is Lanes::size except at the tail.
 template <class T>
@@ -17,7 +17,7 @@ struct Window {
 };
 
 template <class Loss, class V, int N>
-Partials<V, N> evaluate(const Loss& loss, const V (&x)[N]) {
+FUSEDLOSS_INLINE Partials<V, N> evaluate(const Loss& loss, const V (&x)[N]) {
   if constexpr (N == 2)
     return loss(x[0], x[1]);
   else
@@ -26,7 +26,7 @@ Partials<V, N> evaluate(const Loss& loss, const V (&x)[N]) {
 
 // Computes one window and returns its weighted values, unscaled.
 template <class Loss, class T, int N, Mode mode>
-inline Lanes<T> compute(const Loss& loss, const Tile<T>& tile, Window<T> window) {
+FUSEDLOSS_INLINE Lanes<T> compute(const Loss& loss, const Tile<T>& tile, Window<T> window) {
   using V = Lanes<T>;
   const V weight = tile.weight ? window.load(tile.weight) : V(1);
   const V scale = tile.scale;
@@ -103,4 +103,4 @@ constexpr TileFunctions tile_functions() {
   return functions;
 }
 
-}  // namespace fusedloss::pointwise
+}  // namespace fusedloss::pointwise::inline FUSEDLOSS_SET

@@ -116,27 +116,37 @@ class Stream {
   alignas(64) T buffer_[kTile];
 };
 
-template <class T>
-bool in_domain(T x, Domain domain) {
-  switch (domain) {
-    case Domain::unit: return !(x < 0) && !(x > 1);
-    case Domain::open_unit: return !(x <= 0) && !(x >= 1);
-    case Domain::nonnegative: return !(x < 0);
-    case Domain::flag: return !(x < 0) && !(x > 0 && x < 1) && !(x > 1);
-    case Domain::signs: return !(x < -1) && !(x > -1 && x < 1) && !(x > 1);
-    default: return true;
-  }
+// Whether `outside` holds for none of the elements.
+template <class T, class Outside>
+bool none_is(const T* x, int64_t count, Outside outside) {
+  using V = Lanes<T>;
+  auto found = outside(V(x[0]));
+  int64_t i = 0;
+  for (; i + V::size <= count; i += V::size) found = found | outside(V::load(x + i));
+  V rest = x[0];
+  std::memcpy(&rest.raw, x + i, (count - i) * sizeof(T));
+  return !(found | outside(rest)).any();
 }
 
 // NaN is in every domain: it goes on to the result.
 template <class T>
-Offence offence_of(const Tile<T>& tile, const Domain* domains) {
-  for (int k = 0; k < kMaxOperands; ++k) {
-    if (domains[k] == Domain::any || !tile.operands[k]) continue;
-    bool all = true;
-    for (int64_t i = 0; i < tile.count; ++i) all &= in_domain(tile.operands[k][i], domains[k]);
-    if (!all) return {k};
+bool all_in(const T* x, int64_t count, Domain domain) {
+  using V = Lanes<T>;
+  const V zero = 0, one = 1, minus_one = -1;
+  switch (domain) {
+    case Domain::unit: return none_is(x, count, [=](V v) { return (v < zero) | (v > one); });
+    case Domain::open_unit: return none_is(x, count, [=](V v) { return (v <= zero) | (v >= one); });
+    case Domain::nonnegative: return none_is(x, count, [=](V v) { return v < zero; });
+    case Domain::flag: return none_is(x, count, [=](V v) { return !((v == zero) | (v == one) | !(v == v)); });
+    case Domain::signs: return none_is(x, count, [=](V v) { return !((v == minus_one) | (v == one) | !(v == v)); });
+    default: return true;
   }
+}
+
+template <class T>
+Offence offence_of(const Tile<T>& tile, const Domain* domains) {
+  for (int k = 0; k < kMaxOperands; ++k)
+    if (tile.operands[k] && !all_in(tile.operands[k], tile.count, domains[k])) return {k};
   return {};
 }
 

@@ -8,7 +8,7 @@
 #include "core/logistic.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct BinaryCrossEntropyWithLogits {
   static constexpr Description about{.name = "binary_cross_entropy_with_logits",
@@ -35,4 +35,4 @@ struct BinaryCrossEntropyWithLogits {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -6,7 +6,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct GaussianKl {
   static constexpr Description about{
@@ -20,4 +20,4 @@ struct GaussianKl {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -6,7 +6,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct GaussianNllLoss {
   static constexpr Description about{
@@ -29,4 +29,4 @@ struct GaussianNllLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

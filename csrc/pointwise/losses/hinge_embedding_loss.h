@@ -7,7 +7,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct HingeEmbeddingLoss {
   static constexpr Description about{.name = "hinge_embedding_loss",
@@ -27,4 +27,4 @@ struct HingeEmbeddingLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -6,7 +6,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct HingeLoss {
   static constexpr Description about{.name = "hinge_loss",
@@ -30,4 +30,4 @@ struct HingeLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -6,7 +6,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct KlDiv {
   static constexpr Description about{.name = "kl_div",
@@ -28,4 +28,4 @@ struct KlDiv {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -5,7 +5,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct L1Loss {
   static constexpr Description about{.name = "l1_loss",
@@ -22,4 +22,4 @@ struct L1Loss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

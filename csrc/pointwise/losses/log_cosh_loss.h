@@ -7,7 +7,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct LogCoshLoss {
   static constexpr Description about{.name = "log_cosh_loss",
@@ -31,4 +31,4 @@ struct LogCoshLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -7,7 +7,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MarginRankingLoss {
   static constexpr Description about{.name = "margin_ranking_loss",
@@ -26,4 +26,4 @@ struct MarginRankingLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -7,7 +7,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MeanAbsolutePercentageError {
   static constexpr Description about{.name = "mean_absolute_percentage_error",
@@ -28,4 +28,4 @@ struct MeanAbsolutePercentageError {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

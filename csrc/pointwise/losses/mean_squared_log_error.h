@@ -6,7 +6,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MeanSquaredLogError {
   static constexpr Description about{.name = "mean_squared_log_error",
@@ -26,4 +26,4 @@ struct MeanSquaredLogError {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

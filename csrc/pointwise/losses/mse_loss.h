@@ -5,7 +5,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MseLoss {
   static constexpr Description about{.name = "mse_loss",
@@ -22,4 +22,4 @@ struct MseLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

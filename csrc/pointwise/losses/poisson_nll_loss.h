@@ -7,7 +7,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct PoissonNllLoss {
   static constexpr Description about{
@@ -46,4 +46,4 @@ struct PoissonNllLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -8,7 +8,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct QuantileLoss {
   static constexpr Description about{
@@ -34,4 +34,4 @@ struct QuantileLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -11,7 +11,7 @@
 #include "core/logistic.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct SigmoidFocalLoss {
   static constexpr Description about{
@@ -47,4 +47,4 @@ struct SigmoidFocalLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

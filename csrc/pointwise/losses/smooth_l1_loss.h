@@ -7,7 +7,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct SmoothL1Loss {
   static constexpr Description about{.name = "smooth_l1_loss",
@@ -28,4 +28,4 @@ struct SmoothL1Loss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -6,7 +6,7 @@
 #include "core/logistic.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct SoftMarginLoss {
   static constexpr Description about{.name = "soft_margin_loss", .operands = {"input", "target"}};
@@ -19,4 +19,4 @@ struct SoftMarginLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET

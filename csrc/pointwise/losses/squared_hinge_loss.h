@@ -6,7 +6,7 @@
 #include "core/dual.h"
 #include "core/loss.h"
 
-namespace fusedloss {
+namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct SquaredHingeLoss {
   static constexpr Description about{.name = "squared_hinge_loss",
@@ -30,4 +30,4 @@ struct SquaredHingeLoss {
   }
 };
 
-}  // namespace fusedloss
+}  // namespace fusedloss::inline FUSEDLOSS_SET
