@@ -1,6 +1,10 @@
 // The walk over memory that all pointwise losses share: brings tiles of any type and layout into cache as contiguous
 // float or double, calls the loss, and puts results back. Dense memory of the right type is used in place.
 // Compiled once for every instruction set.
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include "core/convert.h"
 #include "core/lanes.h"
 #include "pointwise/kernel.h"
@@ -76,6 +80,28 @@ void store_tile(const Pass& pass, const View& view, int64_t start, int64_t count
   });
 }
 
+// Writes of this many bytes and more go past the caches: nothing of them would be left there when they are read.
+constexpr int64_t kStreamedBytes = int64_t(16) << 20;
+
+#ifdef __SSE2__
+template <class T>
+void stream_out(const T* source, T* destination, int64_t length) {
+  constexpr int64_t kStep = sizeof(__m128i) / sizeof(T);
+  int64_t i = 0;
+  for (; i + kStep <= length; i += kStep)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(destination + i),
+                     _mm_load_si128(reinterpret_cast<const __m128i*>(source + i)));
+  std::memcpy(destination + i, source + i, (length - i) * sizeof(T));
+}
+inline void finish_streams() { _mm_sfence(); }
+constexpr bool kStreams = true;
+#else
+template <class T>
+void stream_out(const T*, T*, int64_t) {}
+inline void finish_streams() {}
+constexpr bool kStreams = false;
+#endif
+
 template <class T>
 constexpr DType kNative = DType::float32;
 template <>
@@ -87,6 +113,8 @@ class Stream {
  public:
   Stream(const Pass& pass, const View& view) : pass_(pass), view_(view) {
     in_place_ = view.dense && view.dtype == kNative<T>;
+    streamed_ = kStreams && in_place_ && pass.count * int64_t(sizeof(T)) >= kStreamedBytes &&
+                reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
     if (view.constant && view.data) {
       visit(view.dtype, [&](auto element) {
         const T value = convert<T>(*static_cast<const decltype(element)*>(view.data));
@@ -103,16 +131,20 @@ class Stream {
   }
   T* target(int64_t start) {
     if (!view_.data) return nullptr;
-    return in_place_ ? static_cast<T*>(view_.data) + start : buffer_;
+    return in_place_ && !streamed_ ? static_cast<T*>(view_.data) + start : buffer_;
   }
   void write(int64_t start, int64_t count) {
-    if (view_.data && !in_place_) store_tile(pass_, view_, start, count, buffer_);
+    if (!view_.data) return;
+    if (streamed_)
+      stream_out(buffer_, static_cast<T*>(view_.data) + start, count);
+    else if (!in_place_)
+      store_tile(pass_, view_, start, count, buffer_);
   }
 
  private:
   const Pass& pass_;
   const View& view_;
-  bool in_place_;
+  bool in_place_, streamed_;
   alignas(64) T buffer_[kTile];
 };
 
@@ -177,6 +209,7 @@ class Walk {
       }
       sums[block] = sum;
     }
+    finish_streams();
     return {};
   }
 

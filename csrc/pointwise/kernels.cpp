@@ -3,8 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/TypeProperties.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/sum.h>
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>

@@ -1,0 +1,99 @@
+#include "torch/allocate.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/strides.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace fusedloss {
+namespace {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+
+#if defined(__linux__) && defined(MADV_FREE)
+constexpr bool kRecycles = true;
+
+// Memory of large gradients. Fresh pages cost more than the loss itself (16M floats: 16 ms plain, 4 ms as huge pages,
+// 8 ms for the rest of a step), and a training loop frees and takes the same sizes at every step. So the last block
+// that was freed is kept, marked MADV_FREE: the kernel takes its pages back whenever it needs them.
+class LargeBlocks {
+ public:
+  static LargeBlocks& instance() {
+    static LargeBlocks* blocks = new LargeBlocks;  // never destroyed: tensors may outlive static objects
+    return *blocks;
+  }
+  void* take(size_t bytes) {
+    void* data = nullptr;
+    {
+      // Never waits: a process forked while the lock was held must not hang.
+      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (lock && kept_bytes_ == bytes) data = std::exchange(kept_, nullptr);
+      if (data) kept_bytes_ = 0;
+    }
+    if (!data) {
+      data = std::aligned_alloc(kHugePage, bytes);
+      TORCH_CHECK(data, "fusedloss: no memory for a result of ", bytes, " bytes");
+      madvise(data, bytes, MADV_HUGEPAGE);
+    }
+    c10::profiledCPUMemoryReporter().New(data, bytes);
+    return data;
+  }
+  void give_back(void* data, size_t bytes) {
+    c10::profiledCPUMemoryReporter().Delete(data);
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock && madvise(data, bytes, MADV_FREE) == 0) {
+      std::swap(kept_, data);
+      kept_bytes_ = bytes;
+    }
+    std::free(data);
+  }
+
+ private:
+  std::mutex mutex_;
+  void* kept_ = nullptr;
+  size_t kept_bytes_ = 0;
+};
+
+at::Tensor large(at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype, size_t bytes) {
+  const size_t rounded = (bytes + kHugePage - 1) & ~(kHugePage - 1);
+  void* data = LargeBlocks::instance().take(rounded);
+  const auto release = [rounded](void* block) { LargeBlocks::instance().give_back(block, rounded); };
+  return at::from_blob(data, sizes, strides, release, at::TensorOptions().dtype(dtype));
+}
+#else
+constexpr bool kRecycles = false;
+at::Tensor large(at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype, size_t) {
+  return at::detail::empty_strided_cpu(sizes, strides, dtype);
+}
+#endif
+
+at::Tensor empty_cpu(at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype) {
+  const size_t bytes = c10::multiply_integers(sizes) * c10::elementSize(dtype);
+  if (kRecycles && bytes >= 2 * kHugePage) return large(sizes, strides, dtype, bytes);
+  return at::detail::empty_strided_cpu(sizes, strides, dtype);
+}
+
+}  // namespace
+
+at::Tensor empty_laid_out_like(const at::Tensor& model, c10::SymIntArrayRef shape, c10::ScalarType dtype) {
+  const bool alike = model.sym_sizes() == shape && model.is_non_overlapping_and_dense();
+  if (!model.is_cpu()) {
+    const auto options = model.options().dtype(dtype);
+    return alike ? at::empty_strided_symint(shape, model.sym_strides(), options) : at::empty_symint(shape, options);
+  }
+  const auto sizes = C10_AS_INTARRAYREF_SLOW(shape);
+  if (alike) return empty_cpu(sizes, model.strides(), dtype);
+  return empty_cpu(sizes, c10::contiguous_strides(sizes), dtype);
+}
+
+}  // namespace fusedloss
