@@ -7,11 +7,11 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
+import fusedloss
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-import fusedloss
 from benchmarks.measure import Result
 from benchmarks.targets import target_of
 
@@ -132,7 +132,9 @@ def _draw_bandwidth(results: list[Result]) -> Figure:
     figure = Figure(figsize=(9, 1.5 + 0.42 * len(losses)), layout="constrained")
     panel = figure.subplots()
     for shift, name in ((-0.27, "fusedloss"), (0.0, "torch"), (0.27, "compile")):
-        drawn = [(i + shift, result.bandwidth(name) / 1e9) for i, result in enumerate(results) if name in result.minimum]
+        drawn = [
+            (i + shift, result.bandwidth(name) / 1e9) for i, result in enumerate(results) if name in result.minimum
+        ]
         if drawn:
             places, speeds = zip(*drawn, strict=True)
             panel.barh(places, speeds, height=0.27, color=COLOURS[name], label=NAMES[name])

@@ -84,9 +84,10 @@ class Parameters {
   int count_;
 };
 
-// torch's warning where operands of different shapes are most often a mistake.
-void warn_of_broadcast(const Description& about, const at::Tensor& input, const at::Tensor& target) {
-  if (about.shapes != Shapes::broadcast_and_warn || input.sym_sizes() == target.sym_sizes()) return;
+// torch's warning where operands of different shapes are most often a mistake. One target for all columns of a third
+// operand (a tensor of quantiles) is none.
+void warn_of_broadcast(const Description& about, const at::Tensor& input, const at::Tensor& target, bool third) {
+  if (about.shapes != Shapes::broadcast_and_warn || third || input.sym_sizes() == target.sym_sizes()) return;
   std::ostringstream message;
   message << "Using a " << about.operands[1] << " size (" << target.sym_sizes() << ") that is different to the "
           << about.operands[0] << " size (" << input.sym_sizes()
@@ -112,7 +113,7 @@ PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
         parameters.values(),
         reduction_from(about, arguments[5]),
         {}};
-    warn_of_broadcast(about, a.operands[0], a.operands[1]);
+    warn_of_broadcast(about, a.operands[0], a.operands[1], a.operands[2].defined());
     at::Tensor result;
     {
       py::gil_scoped_release release;
@@ -148,9 +149,9 @@ py::dict describe(const Loss& loss) {
   for (const Parameter& parameter : about.parameters)
     if (parameter.name)
       parameters.append(py::dict(py::arg("name") = parameter.name, py::arg("domain") = name_of(parameter.domain)));
-  return py::dict(py::arg("name") = about.name, py::arg("operands") = operands,
-                  py::arg("optional_operands") = optional, py::arg("parameters") = parameters,
-                  py::arg("shapes") = name_of(about.shapes), py::arg("weighted_mean") = about.weighted_mean);
+  return py::dict(py::arg("name") = about.name, py::arg("operands") = operands, py::arg("optional_operands") = optional,
+                  py::arg("parameters") = parameters, py::arg("shapes") = name_of(about.shapes),
+                  py::arg("weighted_mean") = about.weighted_mean);
 }
 
 }  // namespace

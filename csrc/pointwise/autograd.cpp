@@ -238,9 +238,7 @@ Arguments primals_of(Arguments a) {
   return a;
 }
 
-Mask defined(const Tensors& tensors) {
-  return {tensors[0].defined(), tensors[1].defined(), tensors[2].defined()};
-}
+Mask defined(const Tensors& tensors) { return {tensors[0].defined(), tensors[1].defined(), tensors[2].defined()}; }
 
 Mask requiring_grad(const Tensors& tensors) {
   Mask mask;
@@ -276,8 +274,8 @@ at::Tensor value_with_active_weight(const Loss& loss, Arguments a) {
 
 // What torch says where a graph goes further than its derivatives do.
 void refuse_derivative(const Loss& loss, const Tensors& inputs, std::vector<at::Tensor>& outputs) {
-  auto node = c10::make_intrusive<torch::autograd::NotImplemented>(
-      std::string("fusedloss: the third derivative of ") + loss.about->name);
+  auto node = c10::make_intrusive<torch::autograd::NotImplemented>(std::string("fusedloss: the third derivative of ") +
+                                                                   loss.about->name);
   node->set_next_edges(torch::autograd::collect_next_edges(inputs[0], inputs[1], inputs[2]));
   torch::autograd::set_history(outputs, node);
 }
@@ -318,8 +316,7 @@ std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output
   c10::intrusive_ptr<BackwardBackward> node;
   if (requires_grad(a.operands) || torch::autograd::compute_requires_grad(grad_output)) {
     node = c10::make_intrusive<BackwardBackward>(loss, grad_output, mask, a);
-    node->set_next_edges(
-        torch::autograd::collect_next_edges(grad_output, a.operands[0], a.operands[1], a.operands[2]));
+    node->set_next_edges(torch::autograd::collect_next_edges(grad_output, a.operands[0], a.operands[1], a.operands[2]));
   }
   Tensors results;
   {
@@ -351,8 +348,8 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   c10::intrusive_ptr<JvpBackward> node;
   if (requires_grad(a.operands) || requires_grad(tangents)) {
     node = c10::make_intrusive<JvpBackward>(loss, tangents, a);
-    node->set_next_edges(torch::autograd::collect_next_edges(
-        tangents[0], tangents[1], tangents[2], a.operands[0], a.operands[1], a.operands[2]));
+    node->set_next_edges(torch::autograd::collect_next_edges(tangents[0], tangents[1], tangents[2], a.operands[0],
+                                                             a.operands[1], a.operands[2]));
   }
   at::Tensor result;
   {

@@ -59,7 +59,8 @@ struct TileFunctions {
 // Runs the blocks [begin, end) of a pass in float or double and puts each one's sum into sums[block].
 // Where an operand's domain is restricted, elements are checked before they are used; returns the first offence.
 struct Engine {
-  Offence (*run_float)(const Pass&, TileFunction<float>, const Domain* domains, int64_t begin, int64_t end, double* sums);
+  Offence (*run_float)(const Pass&, TileFunction<float>, const Domain* domains, int64_t begin, int64_t end,
+                       double* sums);
   Offence (*run_double)(const Pass&, TileFunction<double>, const Domain* domains, int64_t begin, int64_t end,
                         double* sums);
 };

@@ -28,8 +28,8 @@ void check_devices(const Description& about, const Arguments& a) {
                               ", for which this build of fusedloss has no kernels (it has: cpu). Move the tensors to "
                               "the CPU, or rebuild fusedloss with support for the device.");
   const auto check = [&](const char* name, const at::Tensor& t) {
-    TORCH_CHECK_VALUE(!t.defined() || t.device() == device, about.name, ": ", name, " is on ", t.device(),
-                      ", but ", about.operands[0], " is on ", device, "; expected one device");
+    TORCH_CHECK_VALUE(!t.defined() || t.device() == device, about.name, ": ", name, " is on ", t.device(), ", but ",
+                      about.operands[0], " is on ", device, "; expected one device");
   };
   for (int k = 1; k < kMaxOperands; ++k) check(about.operands[k], a.operands[k]);
   check("weight", a.weight);
@@ -48,8 +48,8 @@ void check_parameters(const Description& about, const Arguments& a) {
   TORCH_CHECK_VALUE(int(a.parameters.size()) == expected, about.name, ": expected ", expected, " parameters, got ",
                     a.parameters.size());
   for (int k = 0; k < expected; ++k) check_parameter(about.name, about.parameters[k], a.parameters[k]);
-  TORCH_CHECK_VALUE(a.reduction <= Reduction::sum || a.reduction == about.grouped, about.name,
-                    ": reduction number ", int(a.reduction), " is not one of this loss");
+  TORCH_CHECK_VALUE(a.reduction <= Reduction::sum || a.reduction == about.grouped, about.name, ": reduction number ",
+                    int(a.reduction), " is not one of this loss");
 }
 
 // Broadcasts `shape` with that of a tensor.
@@ -70,9 +70,8 @@ SymShape shape_of(const Description& about, const Arguments& a) {
   SymShape shape(first.begin(), first.end());
   for (int k = 1; k < kMaxOperands; ++k) {
     if (!a.operands[k].defined() || a.operands[k].sym_sizes() == first) continue;
-    TORCH_CHECK_VALUE(about.shapes != Shapes::same || k >= about.required_operands, about.name, ": ",
-                      about.operands[k], " must have the shape of ", about.operands[0], ", ", first, ", got ",
-                      a.operands[k].sym_sizes());
+    TORCH_CHECK_VALUE(about.shapes != Shapes::same || k >= about.required_operands, about.name, ": ", about.operands[k],
+                      " must have the shape of ", about.operands[0], ", ", first, ", got ", a.operands[k].sym_sizes());
     broadcast(shape, about, about.operands[k], a.operands[k]);
   }
   if (a.weight.defined()) {

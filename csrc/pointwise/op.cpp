@@ -136,7 +136,9 @@ const c10::TypedOperatorHandle<Op>& handle(const Loss& loss, const char* suffix)
   return handles[&loss - losses().data()];
 }
 
-OptionalTensor optional(const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor(); }
+OptionalTensor optional(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor();
+}
 
 Tensors spread(std::vector<at::Tensor> given, const Mask& mask) {
   Tensors result;
@@ -161,24 +163,24 @@ Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& 
 
 Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
   return spread(handle<BackwardOp>(loss, "_backward")
-                    .call(grad_output, mask, a.operands[0], a.operands[1], optional(a.operands[2]),
-                          optional(a.weight), a.parameters, int64_t(a.reduction)),
+                    .call(grad_output, mask, a.operands[0], a.operands[1], optional(a.operands[2]), optional(a.weight),
+                          a.parameters, int64_t(a.reduction)),
                 mask);
 }
 
 at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  return handle<JvpOp>(loss, "_jvp").call(optional(tangents[0]), optional(tangents[1]), optional(tangents[2]),
-                                          a.operands[0], a.operands[1], optional(a.operands[2]), optional(a.weight),
-                                          a.parameters, int64_t(a.reduction), a.dtype);
+  return handle<JvpOp>(loss, "_jvp")
+      .call(optional(tangents[0]), optional(tangents[1]), optional(tangents[2]), a.operands[0], a.operands[1],
+            optional(a.operands[2]), optional(a.weight), a.parameters, int64_t(a.reduction), a.dtype);
 }
 
 Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
                  const Arguments& a) {
-  return spread(handle<HvpOp>(loss, "_hvp")
-                    .call(grad_output, optional(tangents[0]), optional(tangents[1]), optional(tangents[2]), mask,
-                          a.operands[0], a.operands[1], optional(a.operands[2]), optional(a.weight), a.parameters,
-                          int64_t(a.reduction)),
-                mask);
+  return spread(
+      handle<HvpOp>(loss, "_hvp")
+          .call(grad_output, optional(tangents[0]), optional(tangents[1]), optional(tangents[2]), mask, a.operands[0],
+                a.operands[1], optional(a.operands[2]), optional(a.weight), a.parameters, int64_t(a.reduction)),
+      mask);
 }
 
 TORCH_LIBRARY(fusedloss, library) {

@@ -32,11 +32,13 @@ struct Arguments {
 
 using ValueOp = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
                            c10::ArrayRef<double>, int64_t, std::optional<at::ScalarType>);
-using ValueAndGradientOp = std::tuple<at::Tensor, std::vector<at::Tensor>>(
-    Mask, const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
-    int64_t, std::optional<at::ScalarType>);
+using ValueAndGradientOp = std::tuple<at::Tensor, std::vector<at::Tensor>>(Mask, const at::Tensor&, const at::Tensor&,
+                                                                           const OptionalTensor&, const OptionalTensor&,
+                                                                           c10::ArrayRef<double>, int64_t,
+                                                                           std::optional<at::ScalarType>);
 using BackwardOp = std::vector<at::Tensor>(const at::Tensor&, Mask, const at::Tensor&, const at::Tensor&,
-                                           const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>, int64_t);
+                                           const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
+                                           int64_t);
 using JvpOp = at::Tensor(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
                          const at::Tensor&, const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
                          int64_t, std::optional<at::ScalarType>);

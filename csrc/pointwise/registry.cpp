@@ -7,7 +7,7 @@
 namespace fusedloss::pointwise {
 
 // Defined by the files that CMake writes: NAME_about once, NAME_SET and engine_SET for every instruction set SET.
-#define POINTWISE_LOSS(name, Formula)   \
+#define POINTWISE_LOSS(name, Formula)    \
   extern const Description name##_about; \
   extern const TileFunctions name##_DEFAULT, name##_AVX2, name##_AVX512;
 #include "pointwise/losses.def"
@@ -42,7 +42,7 @@ const T& choose(const T& baseline, [[maybe_unused]] const T* avx2, [[maybe_unuse
 #ifdef FUSEDLOSS_X86
 #define FUSEDLOSS_CHOOSE(name) choose(name##_DEFAULT, &name##_AVX2, &name##_AVX512)
 #else
-#define FUSEDLOSS_CHOOSE(name) choose(name##_DEFAULT, decltype(&name##_DEFAULT)(), decltype(&name##_DEFAULT)())
+#define FUSEDLOSS_CHOOSE(name) choose(name##_DEFAULT, decltype (&name##_DEFAULT)(), decltype (&name##_DEFAULT)())
 #endif
 
 }  // namespace

@@ -47,8 +47,7 @@ inline void check_real(const char* loss, const char* name, const at::Tensor& ten
                      c10::isIntegralType(dtype, /*includeBool=*/true);
   TORCH_CHECK_TYPE(known && dtype != at::kUInt16 && dtype != at::kUInt32 && dtype != at::kUInt64, loss, ": ", name,
                    " must be a real tensor of float64, float32, float16, bfloat16 or integers, got ", dtype);
-  TORCH_CHECK_TYPE(tensor.layout() == at::kStrided, loss, ": ", name, " must be a dense tensor, got ",
-                   tensor.layout());
+  TORCH_CHECK_TYPE(tensor.layout() == at::kStrided, loss, ": ", name, " must be a dense tensor, got ", tensor.layout());
 }
 
 }  // namespace fusedloss

@@ -19,4 +19,4 @@ from fusedloss.modules import __all__ as _modules  # noqa: E402
 _vmap.register()
 
 __version__ = version("fusedloss")
-__all__ = ["__version__", "build_info", "functional", *_modules]  # noqa: PLE0604
+__all__ = ["__version__", "build_info", "functional", *_modules]

@@ -98,7 +98,9 @@ def _rules(name: str) -> dict[str, Callable[..., Any]]:
         pairs = list(zip(tensors, dims, strict=True))
         return _Batch(name, info.batch_size, pairs[:3], pairs[3], reduction)
 
-    def value(info: Any, dims: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int, dtype: Any = None) -> Any:
+    def value(
+        info: Any, dims: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int, dtype: Any = None
+    ) -> Any:
         b = batch(info, dims[:4], (x, y, z, w), reduction)
         values = op("")(*b.operands, b.weight, parameters, _NONE, _wide(b.dtype))
         return b.reduce(values, dtype or b.dtype), 0
@@ -112,19 +114,48 @@ def _rules(name: str) -> dict[str, Callable[..., Any]]:
         unpadded = b.unpad(gradients, list(zip((x, y, z), dims[1:4], strict=True)), mask)
         return (result, unpadded), (0, [0] * len(unpadded))
 
-    def backward(info: Any, dims: Any, grad: Tensor, mask: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int) -> Any:
+    def backward(
+        info: Any, dims: Any, grad: Tensor, mask: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int
+    ) -> Any:
         b = batch(info, dims[2:6], (x, y, z, w), reduction)
         gradients = op("_backward")(b.spread(grad, dims[0]), mask, *b.operands, b.weight, parameters, _NONE)
         unpadded = b.unpad(gradients, list(zip((x, y, z), dims[2:5], strict=True)), mask)
         return unpadded, [0] * len(unpadded)
 
-    def jvp(info: Any, dims: Any, u: Any, v: Any, s: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int, dtype: Any = None) -> Any:
+    def jvp(
+        info: Any,
+        dims: Any,
+        u: Any,
+        v: Any,
+        s: Any,
+        x: Any,
+        y: Any,
+        z: Any,
+        w: Any,
+        parameters: Any,
+        reduction: int,
+        dtype: Any = None,
+    ) -> Any:
         b = batch(info, dims[3:7], (x, y, z, w), reduction)
         tangents = [b.align(t, d) for t, d in zip((u, v, s), dims[:3], strict=True)]
         values = op("_jvp")(*tangents, *b.operands, b.weight, parameters, _NONE, _wide(b.dtype))
         return b.reduce(values, dtype or b.dtype), 0
 
-    def hvp(info: Any, dims: Any, grad: Tensor, u: Any, v: Any, s: Any, mask: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int) -> Any:
+    def hvp(
+        info: Any,
+        dims: Any,
+        grad: Tensor,
+        u: Any,
+        v: Any,
+        s: Any,
+        mask: Any,
+        x: Any,
+        y: Any,
+        z: Any,
+        w: Any,
+        parameters: Any,
+        reduction: int,
+    ) -> Any:
         b = batch(info, dims[5:9], (x, y, z, w), reduction)
         tangents = [b.align(t, d) for t, d in zip((u, v, s), dims[1:4], strict=True)]
         gradients = op("_hvp")(b.spread(grad, dims[0]), *tangents, mask, *b.operands, b.weight, parameters, _NONE)

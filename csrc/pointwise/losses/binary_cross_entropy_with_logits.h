@@ -16,8 +16,7 @@ struct BinaryCrossEntropyWithLogits {
                                      .parameters = {{"label_smoothing", Domain::unit}},
                                      .shapes = Shapes::same};
   double kept, shift;
-  explicit BinaryCrossEntropyWithLogits(const double* parameters)
-      : kept(1 - parameters[0]), shift(parameters[0] / 2) {}
+  explicit BinaryCrossEntropyWithLogits(const double* parameters) : kept(1 - parameters[0]), shift(parameters[0] / 2) {}
 
   template <class V>
   Partials<V, 3> operator()(V input, V target, V pos_weight) const {

@@ -10,9 +10,8 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct HingeEmbeddingLoss {
-  static constexpr Description about{.name = "hinge_embedding_loss",
-                                     .operands = {"input", "target"},
-                                     .parameters = {{"margin", Domain::any}}};
+  static constexpr Description about{
+      .name = "hinge_embedding_loss", .operands = {"input", "target"}, .parameters = {{"margin", Domain::any}}};
   double margin;
   explicit HingeEmbeddingLoss(const double* parameters) : margin(parameters[0]) {}
 

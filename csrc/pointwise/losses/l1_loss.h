@@ -8,10 +8,8 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct L1Loss {
-  static constexpr Description about{.name = "l1_loss",
-                                     .operands = {"input", "target"},
-                                     .shapes = Shapes::broadcast_and_warn,
-                                     .weighted_mean = true};
+  static constexpr Description about{
+      .name = "l1_loss", .operands = {"input", "target"}, .shapes = Shapes::broadcast_and_warn, .weighted_mean = true};
   explicit L1Loss(const double*) {}
 
   template <class V>

@@ -10,9 +10,8 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct LogCoshLoss {
-  static constexpr Description about{.name = "log_cosh_loss",
-                                     .operands = {"input", "target"},
-                                     .shapes = Shapes::broadcast_and_warn};
+  static constexpr Description about{
+      .name = "log_cosh_loss", .operands = {"input", "target"}, .shapes = Shapes::broadcast_and_warn};
   explicit LogCoshLoss(const double*) {}
 
   template <class V>

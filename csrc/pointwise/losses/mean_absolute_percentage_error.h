@@ -10,9 +10,8 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MeanAbsolutePercentageError {
-  static constexpr Description about{.name = "mean_absolute_percentage_error",
-                                     .operands = {"input", "target"},
-                                     .shapes = Shapes::broadcast_and_warn};
+  static constexpr Description about{
+      .name = "mean_absolute_percentage_error", .operands = {"input", "target"}, .shapes = Shapes::broadcast_and_warn};
   explicit MeanAbsolutePercentageError(const double*) {}
 
   template <class V>

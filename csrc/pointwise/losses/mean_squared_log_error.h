@@ -9,9 +9,8 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MeanSquaredLogError {
-  static constexpr Description about{.name = "mean_squared_log_error",
-                                     .operands = {"input", "target"},
-                                     .shapes = Shapes::broadcast_and_warn};
+  static constexpr Description about{
+      .name = "mean_squared_log_error", .operands = {"input", "target"}, .shapes = Shapes::broadcast_and_warn};
   explicit MeanSquaredLogError(const double*) {}
 
   template <class V>

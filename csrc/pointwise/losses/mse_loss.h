@@ -8,10 +8,8 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct MseLoss {
-  static constexpr Description about{.name = "mse_loss",
-                                     .operands = {"input", "target"},
-                                     .shapes = Shapes::broadcast_and_warn,
-                                     .weighted_mean = true};
+  static constexpr Description about{
+      .name = "mse_loss", .operands = {"input", "target"}, .shapes = Shapes::broadcast_and_warn, .weighted_mean = true};
   explicit MseLoss(const double*) {}
 
   template <class V>

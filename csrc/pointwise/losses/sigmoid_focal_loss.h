@@ -14,11 +14,10 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct SigmoidFocalLoss {
-  static constexpr Description about{
-      .name = "sigmoid_focal_loss",
-      .operands = {"input", "target"},
-      .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
-      .shapes = Shapes::same};
+  static constexpr Description about{.name = "sigmoid_focal_loss",
+                                     .operands = {"input", "target"},
+                                     .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
+                                     .shapes = Shapes::same};
   double base, tilt, gamma;  // a = base + tilt t
   explicit SigmoidFocalLoss(const double* parameters)
       : base(parameters[0] < 0 ? 1 : 1 - parameters[0]),
@@ -37,12 +36,12 @@ struct SigmoidFocalLoss {
     const V focus = exp(gamma * log_q);
     const V bce = (1.0 - target) * x.softplus + target * x.softplus_negative;
     const V a = base + tilt * target;
-    const V by_input = a * focus * (gamma * relative * (1.0 - 2.0 * target) * bce +
-                                    ((1.0 - target) * x.sigmoid - target * x.sigmoid_negative));
+    const V by_input =
+        a * focus *
+        (gamma * relative * (1.0 - 2.0 * target) * bce + ((1.0 - target) * x.sigmoid - target * x.sigmoid_negative));
     // bce / q tends to 1 where both vanish; there focus decides.
     const V ratio = bce / max(exp(log_q), MathConstants<typename V::Scalar>::kSmallestNormal);
-    const V by_target =
-        focus * (tilt * bce + a * (gamma * (x.sigmoid_negative - x.sigmoid) * ratio - input));
+    const V by_target = focus * (tilt * bce + a * (gamma * (x.sigmoid_negative - x.sigmoid) * ratio - input));
     return {a * focus * bce, {by_input, by_target}};
   }
 };

@@ -1,0 +1,83 @@
+# Two commands do everything on a fresh machine with Python 3.11+, a C++ compiler and make:
+#   make demo    set up, build, train on real data, show the comparison
+#   make test    set up, build, run all tests
+PYTHON ?= python3
+# torch is installed first and the extension is built against it; give another requirement to use another build of it.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+SANITIZED := build/sanitized
+SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml
+
+.PHONY: help build demo test test-sanitized check format bench clean
+
+help:
+	@echo "make demo            set up, build, train on real data, show the comparison with torch"
+	@echo "make test            set up, build, run all tests"
+	@echo "make test-sanitized  run the core tests with address and undefined-behaviour sanitizers"
+	@echo "make check           ruff, mypy --strict, clang-format, warnings as errors"
+	@echo "make format          rewrite the sources as 'make check' wants them"
+	@echo "make bench           measure against torch eager and torch.compile"
+	@echo "make clean           remove what the above made, the virtual environment included"
+
+$(VENV)/.set-up: pyproject.toml
+	@echo "== Setting up $(VENV): torch and the tools (about two minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
+	$(BIN)/python -c 'import tomllib; groups = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	  print("\n".join(requirement for group in groups.values() for requirement in group))' > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.set-up $(SOURCES)
+	@echo "== Building fusedloss (about a minute on 2 cores the first time, seconds after a small change)"
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+build: $(VENV)/.built
+
+demo: build
+	@echo "== Training on scikit-learn's data with fusedloss and with torch (under three minutes)"
+	$(BIN)/python examples/train_tabular.py
+
+test: build
+	@echo "== Running all tests (some minutes)"
+	$(BIN)/python -m pytest -n $(JOBS)
+
+test-sanitized: $(VENV)/.set-up
+	@echo "== Building with sanitizers (about two minutes) and running the core tests on that build"
+	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DFUSEDLOSS_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Release > /dev/null
+	$(BIN)/cmake --build $(SANITIZED) --parallel $(JOBS)
+	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/site > /dev/null
+	cp python/fusedloss/*.py $(SANITIZED)/site/fusedloss/
+	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	  $(BIN)/python -m pytest -q -m core -n $(JOBS)
+
+check: $(VENV)/.set-up
+	@echo "== Checking style, types and warnings"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	@echo "== Compiling with warnings as errors (about a minute the first time)"
+	$(BIN)/cmake -S . -B build/check -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DFUSEDLOSS_WERROR=ON > /dev/null
+	$(BIN)/cmake --build build/check --parallel $(JOBS)
+
+format: $(VENV)/.set-up
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+bench: build
+	@echo "== Measuring against torch eager and torch.compile (about twenty minutes; 'make bench ARGS=--quick' for two)"
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build out dist benchmarks/out .mypy_cache .pytest_cache .ruff_cache .hypothesis
