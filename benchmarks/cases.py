@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from fusedloss import functional as fused_functional
+from examples import torch_formulas
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from examples import torch_formulas
+from fusedloss import functional as fused_functional
 
 Shape = tuple[int, int]
 Operands = list[Tensor]

@@ -9,11 +9,11 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from examples.peak_memory import peak_memory
 from torch import Tensor
 
 from benchmarks.cases import Operands, Row
 from benchmarks.targets import MEMORY_SLACK, target_of
-from examples.peak_memory import peak_memory
 
 Step = Callable[[], None]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-import fusedloss
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
+import fusedloss
 from benchmarks.measure import Result
 from benchmarks.targets import target_of
 

@@ -6,8 +6,9 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from tabular_tasks import Task
 from torch import Tensor, nn
+
+from tabular_tasks import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BATCH_SIZE = 64

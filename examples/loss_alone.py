@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
+from torch import Tensor
+
 from lockstep import Loss
 from peak_memory import peak_memory
-from torch import Tensor
 
 ROUNDS = 7
 

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from fusedloss import functional as F
-from lockstep import Run
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from fusedloss import functional as F
+from lockstep import Run
 
 VALUE, SLOPE = "#1f5fa8", "#d9822b"
 

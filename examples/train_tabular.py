@@ -11,18 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import fusedloss
 import torch
-import torch_formulas as formulas
 import typer
-from lockstep import Loss, Run, disagreement, train
-from loss_alone import compare
-from pictures import draw_curves, draw_shapes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
-from tabular_tasks import QUANTILES, Task, breast_cancer, diabetes, digit_attributes
 from torch import nn
+
+import fusedloss
+import torch_formulas as formulas
+from lockstep import Loss, Run, disagreement, train
+from loss_alone import compare
+from pictures import draw_curves, draw_shapes
+from tabular_tasks import QUANTILES, Task, breast_cancer, diabetes, digit_attributes
 
 # Of the losses alone: 32 MiB a tensor, from where on the C library hands freed memory back, as it does in large models.
 ELEMENTS = 1 << 23

@@ -25,7 +25,7 @@ class _Batch:
     def __init__(self, name: str, size: int, operands: Sequence[_Batched], weight: _Batched, reduction: int) -> None:
         self.name, self.size, self.reduction = name, size, reduction
         logical = [self._logical(*operand) for operand in operands]
-        self.shape = torch.broadcast_shapes(*(shape for shape in logical if shape is not None))
+        self.shape: torch.Size = torch.broadcast_shapes(*(s for s in logical if s is not None))  # type: ignore[no-untyped-call]
         self.first = logical[0]
         self.operands = [self.align(*operand) for operand in operands]
         self.weight = self.align(*weight)
@@ -50,10 +50,11 @@ class _Batch:
         return padded.expand(self.size, *padded.shape[1:])
 
     def denominator(self) -> Tensor | float:
-        numel = float(torch.Size(self.shape).numel())
+        numel = float(self.shape.numel())
         if self.reduction == _MEAN:
             if self.weight is not None and self.name in _WEIGHTED_MEAN:
-                return self.weight.expand(self.size, *self.shape).flatten(1).sum(1, dtype=torch.float64)
+                total: Tensor = self.weight.expand(self.size, *self.shape).flatten(1).sum(1, dtype=torch.float64)
+                return total
             return numel
         if self.reduction == _BATCHMEAN:
             return float(self.first[0]) if self.first else 1.0
@@ -70,9 +71,8 @@ class _Batch:
     def spread(self, grad: Tensor, dim: int | None) -> Tensor:
         """The gradient of the reduced loss as one of the unreduced: divided, and the same for every element."""
         if self.reduction == _NONE:
-            aligned = self.align(grad, dim)
-            assert aligned is not None
-            return aligned.expand(self.size, *self.shape)
+            moved = grad.unsqueeze(0) if dim is None else grad.movedim(dim, 0)
+            return moved.expand(self.size, *self.shape)
         each = (grad if dim is not None else grad.expand(self.size)).double() / self.denominator()
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
         return each.to(wide).reshape(self.size, *[1] * len(self.shape)).expand(self.size, *self.shape)
