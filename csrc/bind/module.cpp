@@ -34,6 +34,7 @@ const char* name_of(Shapes shapes) {
   switch (shapes) {
     case Shapes::same: return "same";
     case Shapes::broadcast: return "broadcast";
+    case Shapes::same_rank: return "same_rank";
     default: return "broadcast_warn";
   }
 }

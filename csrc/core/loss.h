@@ -20,6 +20,7 @@ enum class Domain {
 enum class Shapes {
   same,                // refused
   broadcast,           // broadcast
+  same_rank,           // broadcast, but all must have the same number of dimensions
   broadcast_and_warn,  // broadcast with a UserWarning, as torch does where it is most often a mistake
 };
 

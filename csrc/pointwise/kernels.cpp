@@ -72,6 +72,9 @@ SymShape shape_of(const Description& about, const Arguments& a) {
     if (!a.operands[k].defined() || a.operands[k].sym_sizes() == first) continue;
     TORCH_CHECK_VALUE(about.shapes != Shapes::same || k >= about.required_operands, about.name, ": ", about.operands[k],
                       " must have the shape of ", about.operands[0], ", ", first, ", got ", a.operands[k].sym_sizes());
+    TORCH_CHECK_VALUE(about.shapes != Shapes::same_rank || a.operands[k].dim() == a.operands[0].dim(), about.name, ": ",
+                      about.operands[k], " must have as many dimensions as ", about.operands[0], ", whose shape is ",
+                      first, ", got ", a.operands[k].sym_sizes());
     broadcast(shape, about, about.operands[k], a.operands[k]);
   }
   if (a.weight.defined()) {

@@ -13,7 +13,8 @@ struct MarginRankingLoss {
   static constexpr Description about{.name = "margin_ranking_loss",
                                      .operands = {"input1", "input2", "target"},
                                      .required_operands = 3,
-                                     .parameters = {{"margin", Domain::any}}};
+                                     .parameters = {{"margin", Domain::any}},
+                                     .shapes = Shapes::same_rank};
   double margin;
   explicit MarginRankingLoss(const double* parameters) : margin(parameters[0]) {}
 
