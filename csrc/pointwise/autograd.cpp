@@ -7,6 +7,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/div.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/sum.h>
@@ -168,8 +169,8 @@ class BackwardBackward final : public LossNode {
     std::lock_guard<std::mutex> lock(mutex_);
     variable_list results(1 + kMaxOperands);
     Tensors tangents;
-    for (int k = 0, next = 0; k < kMaxOperands; ++k)
-      if (mask_[k]) tangents[k] = grads[next++];
+    for (int k = 0; k < kMaxOperands; ++k)
+      if (mask_[k]) tangents[k] = grads[k];
     if (!any_defined(tangents)) return results;
     Arguments a = arguments_.unpack();
     const at::Tensor grad_output = grad_output_.unpack();
@@ -272,12 +273,21 @@ at::Tensor value_with_active_weight(const Loss& loss, Arguments a) {
   return finish().to(result_dtype);
 }
 
-// What torch says where a graph goes further than its derivatives do.
-void refuse_derivative(const Loss& loss, const Tensors& inputs, std::vector<at::Tensor>& outputs) {
-  auto node = c10::make_intrusive<torch::autograd::NotImplemented>(std::string("fusedloss: the third derivative of ") +
-                                                                   loss.about->name);
-  node->set_next_edges(torch::autograd::collect_next_edges(inputs[0], inputs[1], inputs[2]));
-  torch::autograd::set_history(outputs, node);
+// Makes the node the history of all results: output k of the node's op is the gradient of operand k.
+void record(Tensors& results, const c10::intrusive_ptr<Node>& node) {
+  for (at::Tensor& result : results) {
+    if (result.defined())
+      torch::autograd::set_history(result, node);
+    else
+      node->add_input_metadata(Node::undefined_input());
+  }
+}
+
+Triple triple_of(const Tensors& results, const at::Tensor& like) {
+  const auto given = [&](const at::Tensor& result) {
+    return result.defined() ? result : at::empty({0}, like.options());
+  };
+  return {given(results[0]), given(results[1]), given(results[2])};
 }
 
 }  // namespace
@@ -312,7 +322,7 @@ at::Tensor value(const Loss& loss, const Arguments& a) {
   return result;
 }
 
-std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
   c10::intrusive_ptr<BackwardBackward> node;
   if (requires_grad(a.operands) || torch::autograd::compute_requires_grad(grad_output)) {
     node = c10::make_intrusive<BackwardBackward>(loss, grad_output, mask, a);
@@ -325,11 +335,8 @@ std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output
   }
   const at::Tensor moving_grad = tangent_of(grad_output);
   const Tensors tangents = tangents_of(a.operands);
-  std::vector<at::Tensor> compact;
-  for (at::Tensor& result : results)
-    if (result.defined()) compact.push_back(result);
-  if (node) torch::autograd::set_history(compact, node);
-  if (!moving_grad.defined() && !any_defined(tangents)) return compact;
+  if (node) record(results, node);
+  if (!moving_grad.defined() && !any_defined(tangents)) return triple_of(results, grad_output);
 
   const Arguments at_primals = primals_of(a);
   const at::Tensor grad = primal_of(grad_output);
@@ -341,7 +348,7 @@ std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output
     const at::Tensor &one = by_grad[k], &two = by_operands[k];
     results[k]._set_fw_grad(one.defined() && two.defined() ? one + two : one.defined() ? one : two, 0, false);
   }
-  return compact;
+  return triple_of(results, grad_output);
 }
 
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
@@ -388,22 +395,23 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   return result;
 }
 
-std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                            const Arguments& a) {
+Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!any_defined(tangents_of(a.operands)) && !any_defined(tangents_of(tangents)) &&
+                                  !tangent_of(grad_output).defined(),
+                              "fusedloss: the third derivative of ", loss.about->name, " is not implemented");
   Tensors results;
   {
     at::AutoDispatchBelowADInplaceOrView below;
     results = call_hvp(loss, grad_output, tangents, mask, a);
   }
-  std::vector<at::Tensor> compact;
-  for (at::Tensor& result : results)
-    if (result.defined()) compact.push_back(result);
-  if (requires_grad(a.operands)) {
-    refuse_derivative(loss, a.operands, compact);
-  } else if (requires_grad(tangents) || torch::autograd::compute_requires_grad(grad_output)) {
-    refuse_derivative(loss, tangents, compact);
+  if (requires_grad(a.operands) || requires_grad(tangents) || torch::autograd::compute_requires_grad(grad_output)) {
+    const auto node = c10::make_intrusive<torch::autograd::NotImplemented>(
+        std::string("fusedloss: the third derivative of ") + loss.about->name);
+    node->set_next_edges(torch::autograd::collect_next_edges(grad_output, tangents[0], tangents[1], tangents[2],
+                                                             a.operands[0], a.operands[1], a.operands[2]));
+    record(results, node);
   }
-  return compact;
+  return triple_of(results, grad_output);
 }
 
 }  // namespace fusedloss::pointwise::autograd

@@ -168,17 +168,20 @@ class Call {
   at::Tensor value() const { return value_; }
   // The gradients that were made, in the shapes of their operands.
   std::vector<at::Tensor> gradients() const {
-    std::vector<at::Tensor> result;
-    for (int k = 0; k < kMaxOperands; ++k) {
-      if (!gradients_[k].defined()) continue;
-      const at::Tensor& x = a_.operands[k];
-      const bool summed = x.sym_sizes() != c10::SymIntArrayRef(shape_);
-      result.push_back(summed ? sum_to(gradients_[k], x.sym_sizes()).to(x.scalar_type()) : gradients_[k]);
-    }
-    return result;
+    std::vector<at::Tensor> made;
+    for (int k = 0; k < kMaxOperands; ++k)
+      if (gradients_[k].defined()) made.push_back(gradient(k));
+    return made;
   }
+  Triple triple() const { return {gradient(0), gradient(1), gradient(2)}; }
 
  private:
+  at::Tensor gradient(int k) const {
+    const at::Tensor& x = a_.operands[k];
+    if (!gradients_[k].defined()) return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, compute_);
+    if (x.sym_sizes() == c10::SymIntArrayRef(shape_)) return gradients_[k];
+    return sum_to(gradients_[k], x.sym_sizes()).to(x.scalar_type());
+  }
   void show(const at::Tensor& tensor, View& view) {
     if (tensor.defined()) shown_.push_back({&tensor, &view});
   }
@@ -280,12 +283,12 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& l
   return {call.value(), call.gradients()};
 }
 
-std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
   Call call(loss, a);
   call.take_grad_output(grad_output);
   call.make_gradients(mask);
   call.run(Mode::gradient);
-  return call.gradients();
+  return call.triple();
 }
 
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
@@ -296,14 +299,13 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   return call.value();
 }
 
-std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                            const Arguments& a) {
+Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
   Call call(loss, a);
   call.take_grad_output(grad_output);
   call.take_tangents(tangents);
   call.make_gradients(mask);
   call.run(Mode::hvp);
-  return call.gradients();
+  return call.triple();
 }
 
 }  // namespace fusedloss::pointwise::kernels

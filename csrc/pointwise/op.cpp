@@ -21,9 +21,9 @@ void define(torch::Library& library, const Description& about) {
   const auto add = [&](const std::string& schema) { library.def(schema.c_str(), {at::Tag::pt2_compliant_tag}); };
   add(name + "(" + operands + ", ScalarType? dtype=None) -> Tensor");
   add(name + "_value_and_gradient(bool[3] mask, " + operands + ", ScalarType? dtype=None) -> (Tensor, Tensor[])");
-  add(name + "_backward(Tensor grad_output, bool[3] mask, " + operands + ") -> Tensor[]");
+  add(name + "_backward(Tensor grad_output, bool[3] mask, " + operands + ") -> (Tensor, Tensor, Tensor)");
   add(name + "_jvp(" + tangents + operands + ", ScalarType? dtype=None) -> Tensor");
-  add(name + "_hvp(Tensor grad_output, " + tangents + "bool[3] mask, " + operands + ") -> Tensor[]");
+  add(name + "_hvp(Tensor grad_output, " + tangents + "bool[3] mask, " + operands + ") -> (Tensor, Tensor, Tensor)");
 }
 
 // ---- from an op's C++ signature to a function of (loss, ..., arguments) ------------------------------------------
@@ -55,10 +55,9 @@ struct Adapt {
       std::optional<at::ScalarType> dtype) {
     return function(losses()[loss], mask, collect(input, target, extra, weight, parameters, reduction, dtype));
   }
-  static std::vector<at::Tensor> backward(const at::Tensor& grad_output, Mask mask, const at::Tensor& input,
-                                          const at::Tensor& target, const OptionalTensor& extra,
-                                          const OptionalTensor& weight, c10::ArrayRef<double> parameters,
-                                          int64_t reduction) {
+  static Triple backward(const at::Tensor& grad_output, Mask mask, const at::Tensor& input, const at::Tensor& target,
+                         const OptionalTensor& extra, const OptionalTensor& weight, c10::ArrayRef<double> parameters,
+                         int64_t reduction) {
     return function(losses()[loss], grad_output, mask, collect(input, target, extra, weight, parameters, reduction));
   }
   static at::Tensor jvp(const OptionalTensor& tangent0, const OptionalTensor& tangent1, const OptionalTensor& tangent2,
@@ -68,11 +67,10 @@ struct Adapt {
     return function(losses()[loss], collect(tangent0, tangent1, tangent2),
                     collect(input, target, extra, weight, parameters, reduction, dtype));
   }
-  static std::vector<at::Tensor> hvp(const at::Tensor& grad_output, const OptionalTensor& tangent0,
-                                     const OptionalTensor& tangent1, const OptionalTensor& tangent2, Mask mask,
-                                     const at::Tensor& input, const at::Tensor& target, const OptionalTensor& extra,
-                                     const OptionalTensor& weight, c10::ArrayRef<double> parameters,
-                                     int64_t reduction) {
+  static Triple hvp(const at::Tensor& grad_output, const OptionalTensor& tangent0, const OptionalTensor& tangent1,
+                    const OptionalTensor& tangent2, Mask mask, const at::Tensor& input, const at::Tensor& target,
+                    const OptionalTensor& extra, const OptionalTensor& weight, c10::ArrayRef<double> parameters,
+                    int64_t reduction) {
     return function(losses()[loss], grad_output, collect(tangent0, tangent1, tangent2), mask,
                     collect(input, target, extra, weight, parameters, reduction));
   }
@@ -144,6 +142,12 @@ Tensors spread(std::vector<at::Tensor> given, const Mask& mask) {
   Tensors result;
   for (int k = 0, next = 0; k < kMaxOperands; ++k)
     if (mask[k]) result[k] = std::move(given[next++]);
+  return result;
+}
+Tensors spread(Triple given, const Mask& mask) {
+  Tensors result{std::get<0>(std::move(given)), std::get<1>(std::move(given)), std::get<2>(std::move(given))};
+  for (int k = 0; k < kMaxOperands; ++k)
+    if (!mask[k]) result[k].reset();
   return result;
 }
 

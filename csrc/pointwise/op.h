@@ -19,6 +19,9 @@ namespace fusedloss::pointwise {
 using OptionalTensor = std::optional<at::Tensor>;
 using Mask = std::array<bool, kMaxOperands>;
 using Tensors = std::array<at::Tensor, kMaxOperands>;  // those that are not given are not defined
+// What _backward and _hvp return: a gradient for each operand, empty where the mask does not ask for it. Not a list:
+// torch's older vmap, which is_grads_batched uses, takes apart only results of a fixed number.
+using Triple = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 // The arguments that all five ops end with.
 struct Arguments {
@@ -36,17 +39,16 @@ using ValueAndGradientOp = std::tuple<at::Tensor, std::vector<at::Tensor>>(Mask,
                                                                            const OptionalTensor&, const OptionalTensor&,
                                                                            c10::ArrayRef<double>, int64_t,
                                                                            std::optional<at::ScalarType>);
-using BackwardOp = std::vector<at::Tensor>(const at::Tensor&, Mask, const at::Tensor&, const at::Tensor&,
-                                           const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
-                                           int64_t);
+using BackwardOp = Triple(const at::Tensor&, Mask, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
+                          const OptionalTensor&, c10::ArrayRef<double>, int64_t);
 using JvpOp = at::Tensor(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
                          const at::Tensor&, const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
                          int64_t, std::optional<at::ScalarType>);
-using HvpOp = std::vector<at::Tensor>(const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                      const OptionalTensor&, Mask, const at::Tensor&, const at::Tensor&,
-                                      const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>, int64_t);
+using HvpOp = Triple(const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, Mask,
+                     const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
+                     c10::ArrayRef<double>, int64_t);
 
-// Calls through the dispatcher. The gradients of the last three stand where the mask asks for them.
+// Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.
 struct Gradients {
   at::Tensor value;
   Tensors of;
@@ -63,21 +65,19 @@ namespace kernels {
 at::Tensor value(const Loss& loss, const Arguments& arguments);
 std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask,
                                                                    const Arguments& arguments);
-std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask,
-                                 const Arguments& arguments);
+Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                            const Arguments& arguments);
+Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
+           const Arguments& arguments);
 }  // namespace kernels
 
 // What they do at the autograd key: record, and call the ones below.
 namespace autograd {
 at::Tensor value(const Loss& loss, const Arguments& arguments);
-std::vector<at::Tensor> backward(const Loss& loss, const at::Tensor& grad_output, Mask mask,
-                                 const Arguments& arguments);
+Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-std::vector<at::Tensor> hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                            const Arguments& arguments);
+Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
+           const Arguments& arguments);
 }  // namespace autograd
 
 }  // namespace fusedloss::pointwise

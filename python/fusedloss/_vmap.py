@@ -77,9 +77,13 @@ class _Batch:
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
         return each.to(wide).reshape(self.size, *[1] * len(self.shape)).expand(self.size, *self.shape)
 
-    def unpad(self, gradients: list[Tensor], dims: Sequence[_Batched], mask: Sequence[bool]) -> list[Tensor]:
-        logical = [self._logical(*dim) for dim, wanted in zip(dims, mask, strict=True) if wanted]
-        return [g.reshape(self.size, *(shape or [])) for g, shape in zip(gradients, logical, strict=True)]
+    def unpad(self, gradients: Sequence[Tensor], operands: Sequence[_Batched], mask: Sequence[bool]) -> list[Tensor]:
+        """The gradients of _backward and _hvp in the operands' own shapes; those not asked for stay empty."""
+        shapes = [self._logical(*operand) if wanted else None for operand, wanted in zip(operands, mask, strict=True)]
+        return [
+            g.expand(self.size, 0) if shape is None else g.reshape(self.size, *shape)
+            for g, shape in zip(gradients, shapes, strict=True)
+        ]
 
 
 _REQUIRED = {loss["name"]: len(loss["operands"]) for loss in _C.losses()}
@@ -112,7 +116,8 @@ def _rules(name: str) -> dict[str, Callable[..., Any]]:
         one = torch.ones((b.size, *(b.shape if reduction == _NONE else ())), device=x.device, dtype=_wide(b.dtype))
         gradients = op("_backward")(b.spread(one, 0), mask, *b.operands, b.weight, parameters, _NONE)
         unpadded = b.unpad(gradients, list(zip((x, y, z), dims[1:4], strict=True)), mask)
-        return (result, unpadded), (0, [0] * len(unpadded))
+        wanted = [gradient for gradient, asked in zip(unpadded, mask, strict=True) if asked]
+        return (result, wanted), (0, [0] * len(wanted))
 
     def backward(
         info: Any, dims: Any, grad: Tensor, mask: Any, x: Any, y: Any, z: Any, w: Any, parameters: Any, reduction: int
@@ -120,7 +125,7 @@ def _rules(name: str) -> dict[str, Callable[..., Any]]:
         b = batch(info, dims[2:6], (x, y, z, w), reduction)
         gradients = op("_backward")(b.spread(grad, dims[0]), mask, *b.operands, b.weight, parameters, _NONE)
         unpadded = b.unpad(gradients, list(zip((x, y, z), dims[2:5], strict=True)), mask)
-        return unpadded, [0] * len(unpadded)
+        return tuple(unpadded), (0, 0, 0)
 
     def jvp(
         info: Any,
@@ -160,7 +165,7 @@ def _rules(name: str) -> dict[str, Callable[..., Any]]:
         tangents = [b.align(t, d) for t, d in zip((u, v, s), dims[1:4], strict=True)]
         gradients = op("_hvp")(b.spread(grad, dims[0]), *tangents, mask, *b.operands, b.weight, parameters, _NONE)
         unpadded = b.unpad(gradients, list(zip((x, y, z), dims[5:8], strict=True)), mask)
-        return unpadded, [0] * len(unpadded)
+        return tuple(unpadded), (0, 0, 0)
 
     return {"": value, "_value_and_gradient": value_and_gradient, "_backward": backward, "_jvp": jvp, "_hvp": hvp}
 
