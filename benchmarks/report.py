@@ -22,7 +22,7 @@ NAMES = {"torch": "torch eager", "compile": "torch.compile", "fusedloss": "fused
 def result_table(results: list[Result]) -> Table:
     """Returns the table of one group: rows that share everything but the loss."""
     table = Table(title=results[0].row.group)
-    table.add_column("loss")
+    table.add_column("loss", no_wrap=True)
     for heading in ("fusedloss", "torch eager", "torch.compile", "x eager", "x compile", "GB/s", "of copy", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("misses")
@@ -164,7 +164,11 @@ def _times(result: Result, contender: str) -> str:
         return "-"
     least, middle = result.minimum[contender], result.median[contender]
     scale, unit = (1e3, "ms") if least >= 1e-3 else (1e6, "us")
-    return f"{least * scale:.3g} ({middle * scale:.3g}) {unit}"
+    return f"{_three_digits(least * scale)} ({_three_digits(middle * scale)}) {unit}"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -63,7 +63,7 @@ def digit_attributes() -> Task:
         return f"macro F1 {metrics.f1_score(target.numpy(), (logits > 0).numpy(), average='macro'):.3f}"
 
     train, test = _split(x, y)
-    return Task("digits, 4 labels", train, test, binary=True, learning_rate=0.05, judge=judge)
+    return Task("4 digit labels", train, test, binary=True, learning_rate=0.05, judge=judge)
 
 
 def _split(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

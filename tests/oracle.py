@@ -11,7 +11,7 @@ again, as a formula.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,11 +141,11 @@ def binary_cross_entropy_with_logits(
     w = pos_weight * np.ones_like(y)
     positive, negative = softplus(-input), softplus(input)
     value = times(1 - y, negative) + times(w * y, positive)
-    # softplus(-x) - softplus(x) = -x exactly, which matters where both are large
-    by_target = kept * (times(w - 1, positive) - input)
+    # softplus(-x) - softplus(x) = -x exactly, which matters near 0
+    difference = np.where(np.isinf(input), w * positive - negative, times(w - 1, positive) - input)
     return value, {
         "input": (1 - y) * sigmoid(input) - w * y * sigmoid(-input),
-        "target": by_target,
+        "target": kept * difference,
         "pos_weight": times(y, positive),
     }
 
@@ -257,10 +257,12 @@ def elementwise(name: str, operands: dict[str, Array], parameters: dict[str, Any
 
 @dataclass(frozen=True)
 class Result:
-    """A number or array that is expected, and the size of what was added up to it (its own size if nothing was)."""
+    """Numbers that are expected, the size of what was added up to each (its own size where nothing was), and how far
+    each moves when the operands are rounded once, as a measure of how hard it is to compute."""
 
     value: Array
     size: Array
+    sensitivity: Array | None = None
 
 
 def sum_to(terms: Array, shape: tuple[int, ...]) -> Result:
@@ -273,7 +275,7 @@ def sum_to(terms: Array, shape: tuple[int, ...]) -> Result:
         return Result(terms.sum(axis=axes).reshape(shape), np.abs(terms).sum(axis=axes).reshape(shape))
 
 
-def expected(
+def results(
     name: str,
     operands: dict[str, Array],
     parameters: dict[str, Any],
@@ -286,9 +288,7 @@ def expected(
     w = np.ones_like(f) if weight is None else np.broadcast_to(weight, f.shape)
     with np.errstate(all="ignore"):
         weighted = f if weight is None else w * f
-        if reduction == "sum" or (reduction == "none" and name != "gaussian_kl"):
-            denominator = constant(1, f)
-        elif reduction == "none":
+        if reduction in ("none", "sum"):
             denominator = constant(1, f)
         elif name == "gaussian_kl":
             denominator = constant(f.size, f) / f.shape[-1]
@@ -319,3 +319,29 @@ def expected(
             size = sum_to(g * (np.abs(f) + np.abs(loss.value)) if by_mean else g * f, weight.shape).size
             gradients["weight"] = Result(sum_to(g * (f - loss.value) if by_mean else g * f, weight.shape).value, size)
     return loss, gradients
+
+
+def expected(
+    name: str,
+    operands: dict[str, Array],
+    parameters: dict[str, Any],
+    reduction: str,
+    weight: Array | None = None,
+    grad_output: Array | None = None,
+    rounding: float = 0.0,
+) -> tuple[Result, dict[str, Result]]:
+    """`results`, with their sensitivity to a relative change of the operands by `rounding`, if one is given."""
+    loss, gradients = results(name, operands, parameters, reduction, weight, grad_output)
+    if not rounding:
+        return loss, gradients
+    found = {"": loss} | gradients
+    moved = {k: np.zeros_like(x.value) for k, x in found.items()}
+    for operand, x in operands.items():
+        with np.errstate(all="ignore"):
+            one, others = results(
+                name, operands | {operand: x * (1 + constant(rounding, x))}, parameters, reduction, weight, grad_output
+            )
+            for k, other in ({"": one} | others).items():
+                moved[k] += np.abs(other.value - found[k].value)
+    found = {k: replace(x, sensitivity=np.nan_to_num(moved[k])) for k, x in found.items()}
+    return found.pop(""), found

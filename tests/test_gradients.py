@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import LOSSES, Loss, normal, positive
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import fusedloss.functional as L
+from catalogue import LOSSES, Loss, normal, positive
 
 pytestmark = [
     pytest.mark.core,
@@ -91,7 +91,8 @@ def test_batched_gradients(loss: Loss, reduction: str) -> None:
 
 @pytest.mark.parametrize("weight_too", [False, True], ids=["fixed weight", "weight"])
 @pytest.mark.parametrize(
-    ("loss", "reduction"), [p for p in BY_REDUCTION if p.values[0].name not in SAME_SHAPE]  # type: ignore[attr-defined]
+    ("loss", "reduction"),
+    [p for p in BY_REDUCTION if p.values[0].name not in SAME_SHAPE],  # type: ignore[attr-defined]
 )
 def test_derivatives_of_operands_that_broadcast(loss: Loss, reduction: str, weight_too: bool) -> None:
     """The gradient of a broadcast operand is the sum over what it was broadcast to."""

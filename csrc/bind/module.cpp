@@ -93,7 +93,8 @@ void warn_of_broadcast(const Description& about, const at::Tensor& input, const 
   message << "Using a " << about.operands[1] << " size (" << target.sym_sizes() << ") that is different to the "
           << about.operands[0] << " size (" << input.sym_sizes()
           << "): they are broadcast, which is most often a mistake in a loss.";
-  if (PyErr_WarnEx(PyExc_UserWarning, message.str().c_str(), /*stack_level=*/3) != 0) throw py::error_already_set();
+  // In Python, because it looks for the caller's line outside of this package.
+  py::module_::import("fusedloss._reduction").attr("warn_caller")(message.str());
 }
 
 // ---- the losses -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 //
 // The nodes derive from torch's Node directly, as those of built-in ops do. torch::autograd::Function would refuse
 // to run under torch.func and forward-mode AD, and costs more for every call.
+#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -256,6 +257,9 @@ at::Tensor value_with_active_weight(const Loss& loss, Arguments a) {
   a.weight = at::Tensor();
   a.reduction = Reduction::none;
   const at::Tensor plain = call_value(loss, a);
+  TORCH_CHECK_VALUE(at::is_expandable_to(weight.sym_sizes(), plain.sym_sizes()), loss.about->name,
+                    ": weight must broadcast to the shape of the loss, ", plain.sym_sizes(), ", got ",
+                    weight.sym_sizes());
   const at::Tensor weighted = at::mul(plain, weight);
   const auto result_dtype = dtype.value_or(plain.scalar_type());
   const auto size = [](const c10::SymInt& n) { return at::Scalar(n); };

@@ -65,25 +65,32 @@ void broadcast(SymShape& shape, const Description& about, const char* name, cons
   }
 }
 
+// A factor or a setting for the elements must not make more of them.
+void check_fits(const SymShape& shape, const Description& about, const char* name, const at::Tensor& t) {
+  if (!t.defined()) return;
+  SymShape together = shape;
+  broadcast(together, about, name, t);
+  TORCH_CHECK_VALUE(c10::SymIntArrayRef(together) == c10::SymIntArrayRef(shape), about.name, ": ", name,
+                    " must broadcast to the shape of the loss, ", c10::SymIntArrayRef(shape), ", got ", t.sym_sizes());
+}
+
+// The shape that the required operands have together.
 SymShape shape_of(const Description& about, const Arguments& a) {
   const auto first = a.operands[0].sym_sizes();
   SymShape shape(first.begin(), first.end());
-  for (int k = 1; k < kMaxOperands; ++k) {
-    if (!a.operands[k].defined() || a.operands[k].sym_sizes() == first) continue;
-    TORCH_CHECK_VALUE(about.shapes != Shapes::same || k >= about.required_operands, about.name, ": ", about.operands[k],
-                      " must have the shape of ", about.operands[0], ", ", first, ", got ", a.operands[k].sym_sizes());
-    TORCH_CHECK_VALUE(about.shapes != Shapes::same_rank || a.operands[k].dim() == a.operands[0].dim(), about.name, ": ",
+  for (int k = 1; k < about.required_operands; ++k) {
+    const at::Tensor& t = a.operands[k];
+    if (t.sym_sizes() == first) continue;
+    TORCH_CHECK_VALUE(about.shapes != Shapes::same, about.name, ": ", about.operands[k], " must have the shape of ",
+                      about.operands[0], ", ", first, ", got ", t.sym_sizes());
+    TORCH_CHECK_VALUE(about.shapes != Shapes::same_rank || t.dim() == a.operands[0].dim(), about.name, ": ",
                       about.operands[k], " must have as many dimensions as ", about.operands[0], ", whose shape is ",
-                      first, ", got ", a.operands[k].sym_sizes());
-    broadcast(shape, about, about.operands[k], a.operands[k]);
+                      first, ", got ", t.sym_sizes());
+    broadcast(shape, about, about.operands[k], t);
   }
-  if (a.weight.defined()) {
-    SymShape with_weight = shape;
-    broadcast(with_weight, about, "weight", a.weight);
-    TORCH_CHECK_VALUE(c10::SymIntArrayRef(with_weight) == c10::SymIntArrayRef(shape), about.name,
-                      ": weight must broadcast to the shape of the loss, ", c10::SymIntArrayRef(shape), ", got ",
-                      a.weight.sym_sizes());
-  }
+  for (int k = about.required_operands; k < kMaxOperands; ++k)
+    check_fits(shape, about, about.operands[k], a.operands[k]);
+  check_fits(shape, about, "weight", a.weight);
   return shape;
 }
 
