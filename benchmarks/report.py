@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.table import Table
 
 import fusedloss
@@ -47,7 +48,8 @@ def result_table(results: list[Result]) -> Table:
 LEGEND = (
     "Times: minimum (median) of interleaved rounds, forward + backward.  x: how many times as long as fusedloss.  "
     "GB/s: operands read once and gradients written once; of copy: against copy_ in the same rounds.  "
-    "memory: peak beyond the inputs, in tensors of the input's size, fusedloss / torch eager."
+    "memory: peak beyond the inputs, in tensors of the input's size, fusedloss / torch eager; once it "
+    "is released, fusedloss keeps one large gradient's block for the next."
 )
 
 
@@ -90,7 +92,7 @@ def draw(results: list[Result], folder: Path) -> list[Path]:
     """Draws the pictures for which there are rows, and returns their paths."""
     done = [result for result in results if not result.failure]
     plain = [result for result in done if result.row.case == "float32"]
-    other = [result for result in done if result.row.case != "float32"]
+    other = [result for result in done if result.row.case != "float32" and not result.row.case.startswith("broadcast")]
     huge = [result for result in plain if result.of_copy]
     drawings: list[tuple[str, list[Result], Callable[[list[Result]], Figure]]] = [
         ("speedup_by_size.png", plain, _draw_ratios),
@@ -106,23 +108,30 @@ def draw(results: list[Result], folder: Path) -> list[Path]:
 
 
 def _draw_ratios(results: list[Result]) -> Figure:
-    """One panel a group, two bars a loss, on a logarithmic scale: 1 is as fast as torch."""
+    """One panel a group, two bars a loss, on a logarithmic scale: bars grow from 1, which is as fast as torch."""
     groups = _groups(results)
     losses = list(dict.fromkeys(result.row.loss.name for result in results))
     figure = Figure(figsize=(4 + 2.6 * len(groups), 1.5 + 0.36 * len(losses)), layout="constrained")
-    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
     for panel, (group, members) in zip(panels, groups, strict=True):
         for shift, name in ((-0.2, "torch"), (0.2, "compile")):
-            drawn = [result for result in members if name in result.minimum]
-            places = [losses.index(result.row.loss.name) + shift for result in drawn]
-            ratios = [result.ratio(name) for result in drawn]
-            panel.barh(places, ratios, height=0.38, left=0, color=COLOURS[name], label=f"against {NAMES[name]}")
+            bars = [
+                (losses.index(result.row.loss.name) + shift, ratio - 1.0)
+                for result in members
+                if (ratio := result.ratio(name)) is not None
+            ]
+            if bars:
+                places, lengths = zip(*bars, strict=True)
+                panel.barh(places, lengths, left=1.0, height=0.38, color=COLOURS[name], label=f"against {NAMES[name]}")
         panel.axvline(1.0, color="black", linewidth=1)
         panel.set(xscale="log", title=group.replace(", ", "\n"), yticks=range(len(losses)), yticklabels=losses)
         panel.grid(axis="x", color="0.9")
         panel.set_axisbelow(True)
     panels[0].invert_yaxis()
-    panels[0].legend(loc="lower right", fontsize="small")
+    panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    panels[0].xaxis.set_major_formatter("{x:g}")
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
+    panels[-1].legend(loc="lower right", fontsize="small")
     figure.supxlabel("times as fast, forward + backward")
     return figure
 

@@ -1,8 +1,8 @@
 """What every loss is, independently of the library: numpy, straight from the formulas of the catalogue.
 
-``elementwise(name, operands, parameters)`` gives the value of a loss at every element and its derivative with respect to
-every operand, in the dtype of the operands: float64 judges what was computed in float32, longdouble what was computed
-in float64. ``expected`` adds weights, reductions and the summation of derivatives over broadcast axes.
+``elementwise(name, operands, parameters)`` gives the value of a loss at every element and its derivative by every
+operand, in the dtype of the operands: float64 judges what was computed in float32, longdouble what was computed in
+float64. ``expected`` adds weights, reductions and the summation of derivatives over broadcast axes.
 
 Where a derivative does not exist the convention is the one that LOSSES.md and torch lay down, and it is written here
 again, as a formula.
@@ -164,7 +164,7 @@ def sigmoid_focal_loss(input: Array, target: Array, alpha: float = 0.25, gamma: 
     # p (1 - p) / q is 1 - q for a target that is 0 or 1
     relative = np.where(target == 1, p, np.where(target == 0, not_p, p * not_p / q))
     by_input = a * focus * (gamma * relative * (1 - 2 * target) * bce + p * (1 - target) - not_p * target)
-    # d(focus)/d(target) = gamma q^(gamma - 1) (1 - 2 p), and q^(gamma - 1) bce stays finite where bce vanishes as q does
+    # d(focus)/d(target) = gamma q^(gamma - 1) (1 - 2 p), where bce / q tends to 1 as both vanish
     ratio = np.where(q > 0, bce / np.where(q > 0, q, 1), 1)
     by_target = focus * (slope_of_a * bce + a * (gamma * (not_p - p) * ratio - input))
     return a * focus * bce, {"input": by_input, "target": by_target}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -91,8 +92,6 @@ def test_error_inputs(name: str) -> None:
 @EACH_OP
 def test_parameters_have_torchs_names_order_and_defaults(name: str) -> None:
     """torch's parameters come first; only those that torch lacks stand behind them."""
-    import inspect
-
     theirs = inspect.signature(getattr(torch.nn.functional, name)).parameters
     ours = inspect.signature(getattr(L, name)).parameters
     assert list(ours)[: len(theirs)] == list(theirs)

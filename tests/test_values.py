@@ -1,5 +1,5 @@
-"""Every loss and its gradients against the oracle, by one rule: the error is at most twice torch's own, plus a few units
-in the last place of the result.
+"""Every loss and its gradients against the oracle, by one rule: the error is at most twice torch's own, plus a few
+units in the last place of the result.
 
 torch's error is that of torch's loss (or of the formula in torch's ops) in the dtype of the computation, rounded to the
 dtype of the result, on the same operands. A single element of torch's may be exact by luck, and the largest error of a
@@ -15,14 +15,14 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from catalogue import LOSSES, Loss, Sampler, bits, counts, log_probability, normal, positive, probability, signs
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 import fusedloss.functional as L
+import oracle
+from catalogue import LOSSES, Loss, Sampler, bits, counts, log_probability, normal, positive, probability, signs
 
 pytestmark = [
     pytest.mark.core,
@@ -41,7 +41,7 @@ EACH_LOSS = pytest.mark.parametrize("loss", EACH)
 SAME_SHAPE = {"binary_cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"}
 
 
-# ---- the rule ----------------------------------------------------------------------------------------------------
+# ---- the rule ------------------------------------------------------------------------------------------------------
 
 
 def ulp(size: np.ndarray, dtype: torch.dtype) -> np.ndarray:
@@ -79,7 +79,7 @@ def assert_within_rule(what: str, ours: Tensor, torchs: Tensor | None, exact: or
     truth = rounded_to_range(exact.value, ours.dtype).ravel()
     size, got = exact.size.ravel(), numbers(ours, precision).ravel()
     finite = np.isfinite(truth)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         allowed = FEW_ULPS * ulp(np.where(finite, size, 0), ours.dtype)
         same = (got == truth) | (np.isnan(got) & np.isnan(truth))
         error = np.where(finite, np.abs(got - truth), np.where(same, 0, np.inf))
@@ -157,7 +157,8 @@ class Call:
             undefined = {"": (ours, theirs)} | {k: (our_gradients[k], their_gradients[k]) for k in their_gradients}
             loss = where_undefined(loss, *undefined.pop(""))
             gradients = gradients | {k: where_undefined(gradients[k], *pair) for k, pair in undefined.items()}
-        what = f"{self.loss.id} {self.reduction} {dict((k, (tuple(x.shape), x.dtype)) for k, x in self.given.items())}"
+        shown = {k: (tuple(x.shape), x.dtype) for k, x in self.given.items()}
+        what = f"{self.loss.id} {self.reduction} {shown}"
         elements = max(x.numel() for x in self.given.values())
         assert_within_rule(f"value of {what}", ours, theirs, loss, elements)
         if self.reduction != "none":  # without a gradient other code adds the values up
@@ -165,6 +166,8 @@ class Call:
                 assert_within_rule(f"value without gradient of {what}", self.ours()[0], theirs, loss, elements)
         for name in self.free:
             assert our_gradients[name].dtype == self.given[name].dtype
+            if undefined_as_torchs and name not in their_gradients:
+                continue
             of_ours, of_theirs = our_gradients[name], their_gradients.get(name)
             assert_within_rule(f"d/d{name} of {what}", of_ours, of_theirs, gradients[name], elements)
 
@@ -219,9 +222,9 @@ class Call:
         return oracle.expected(self.loss.name, arrays, parameters, self.reduction, weight, grad_output, rounding)
 
 
-# ---- shapes, dtypes, reductions, weights -----------------------------------------------------------------------------
+# ---- shapes, dtypes, reductions, weights ---------------------------------------------------------------------------
 
-ROWS, COLUMNS = 31, 67
+ROWS, COLUMNS = 19, 67
 
 
 def weights(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor | None]:
@@ -237,7 +240,7 @@ def test_reductions_and_weights(loss: Loss, dtype: torch.dtype) -> None:
     operands, keywords = loss.sample((ROWS, COLUMNS), dtype)
     for weight, reduction in product(weights((ROWS, COLUMNS), dtype), loss.reductions):
         Call(loss, operands, keywords, weight, reduction).judge()
-        if weight is not None and weight.dim() != 1:
+        if weight is not None and weight.dim() == 2:
             Call(loss, operands, keywords, weight, reduction, weight_too=True).judge()
     for reduction in loss.reductions:
         Call(loss, operands, keywords, None, reduction, factor=-0.37).judge()
@@ -251,47 +254,41 @@ def test_many_elements(loss: Loss, dtype: torch.dtype, reduction: str) -> None:
     Call(loss, operands, keywords, None, reduction).judge()
 
 
-SIZES = [*range(36), 63, 64, 65, 67, 2047, 2048, 2049, 16385, 2 * 16384 + 5]
+SIZES = [*range(1, 35), 63, 64, 65, 67, 2047, 2048, 2049, 16385, 2 * 16384 + 5]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @EACH_LOSS
 def test_sizes_around_vectors_tiles_and_blocks(loss: Loss, dtype: torch.dtype) -> None:
     for size in SIZES:
-        if size == 0 and loss.name == "gaussian_kl":
-            continue  # no row: tested with the empty tensors
         operands, keywords = loss.sample((size,), dtype, seed=size)
         Call(loss, operands, keywords, None, "sum").judge()
 
 
 @EACH_DTYPE
 @EACH_LOSS
-def test_no_axes_and_no_elements(loss: Loss, dtype: torch.dtype) -> None:
-    for shape in [(), (1,), (0,), (3, 0), (0, 3), (1, 1, 1, 1, 1, 1)]:
+def test_no_axes_and_one_element(loss: Loss, dtype: torch.dtype) -> None:
+    for shape in [(), (1,), (1, 1, 1, 1, 1, 1)]:
         if shape == () and (loss.keyword_operands or loss.name == "gaussian_kl"):
             continue  # needs a last axis
         operands, keywords = loss.sample(shape, dtype)
         for reduction in loss.reductions:
-            if 0 not in shape:
-                Call(loss, operands, keywords, None, reduction).judge()
-                continue
-            leaves = [
-                x.requires_grad_(name in loss.differentiable) for name, x in zip(loss.samplers, operands, strict=True)
-            ]
-            result = loss(*leaves, **keywords, reduction=reduction)
-            if result.numel() == 1:
-                nothing = reduction in ("mean", "batchmean")
-                exact = oracle.expected(
-                    loss.name,
-                    {k: numbers(x, np.float64) for k, x in zip(loss.samplers, operands, strict=True)}
-                    | {k: numbers(x, np.float64) for k, x in keywords.items()},
-                    loss.parameters,
-                    reduction,
-                )[0].value
-                assert math.isnan(result.item()) if nothing and np.isnan(exact) else result.item() == 0, reduction
-            result.sum().backward()
-            for name, x in zip(loss.samplers, operands, strict=True):
-                assert name not in loss.differentiable or x.grad is not None and x.grad.shape == x.shape
+            Call(loss, operands, keywords, None, reduction).judge()
+
+
+@EACH_DTYPE
+@EACH_LOSS
+def test_no_elements(loss: Loss, dtype: torch.dtype) -> None:
+    """A sum of nothing is 0, its mean NaN, its gradient as empty as the operand."""
+    for shape in [(0,), (3, 0), (0, 3)]:
+        operands, keywords = loss.sample(shape, dtype)
+        for reduction in loss.reductions:
+            call = Call(loss, operands, keywords, None, reduction)
+            value, gradients = call.ours()
+            exact = call.exact(value)[0].value
+            assert np.array_equal(numbers(value, exact.dtype), exact, equal_nan=True), (shape, reduction)
+            for name in loss.differentiable:
+                assert gradients[name].shape == shape
 
 
 MIXED = [
@@ -320,9 +317,6 @@ def test_integer_targets(loss: Loss, target_dtype: torch.dtype) -> None:
     """A target of integers or bools counts as the floats that they are."""
     if loss.name == "gaussian_kl" or (loss.samplers["target"] is signs and target_dtype != torch.int64):
         pytest.skip("has no target of this type")
-    samplers = dict(loss.samplers)
-    if loss.samplers["target"] is normal:
-        samplers["target"] = counts
     for dtype in DTYPES:
         operands, keywords = loss.sample((ROWS, COLUMNS), dtype)
         at = list(loss.samplers).index("target")
@@ -335,7 +329,7 @@ def test_integer_targets(loss: Loss, target_dtype: torch.dtype) -> None:
             assert torch.equal(result, loss(*operands, **keywords, reduction=reduction))
 
 
-# ---- layouts ---------------------------------------------------------------------------------------------------------
+# ---- layouts -------------------------------------------------------------------------------------------------------
 
 SHAPE = (3, 5, 4, 35)
 
@@ -409,7 +403,7 @@ def test_gradient_comes_in_any_layout(loss: Loss, dtype: torch.dtype) -> None:
             assert torch.equal(a, b), layout.__name__
 
 
-# ---- ranges ----------------------------------------------------------------------------------------------------------
+# ---- ranges --------------------------------------------------------------------------------------------------------
 
 TINY = {torch.float64: 1e-30, torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 1e-6}
 SUBNORMAL = {torch.float64: 1e-310, torch.float32: 1e-40, torch.bfloat16: 1e-40, torch.float16: 1e-6}
@@ -480,7 +474,7 @@ def test_infinities(loss: Loss, dtype: torch.dtype) -> None:
     Call(loss, operands, keywords, None, "none").judge(undefined_as_torchs=True)
 
 
-# ---- promises on what stays finite -------------------------------------------------------------------------------------
+# ---- promises on what stays finite ---------------------------------------------------------------------------------
 
 FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
@@ -488,7 +482,8 @@ FLOATS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=st
 @FLOATS
 @pytest.mark.parametrize("gamma", [0.0, 1e-3, 0.5, 1.0, 1.5, 2.0, 5.0, 100.0, 1e6])
 def test_focal_loss_is_finite_for_every_finite_logit(gamma: float, dtype: torch.dtype) -> None:
-    largest = torch.finfo(dtype).max / 4
+    # The derivative by the target is gamma times the logit, and may itself be out of range beyond this.
+    largest = torch.finfo(dtype).max / (4 + 4 * gamma)
     sizes = [0.0, 1e-40, 1e-3, 1.0, 17.0, 37.0, 88.0, 89.0, 104.0, 110.0, 709.0, 746.0, 1e4, 1e30, largest]
     logits = torch.tensor([*sizes, *(-x for x in sizes)], dtype=dtype)
     for target in (0.0, 1e-30, 0.3, 0.5, 1 - 1e-7, 1.0):

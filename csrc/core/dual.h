@@ -33,6 +33,11 @@ struct Dual {
   }
 };
 
+template <class V>
+inline constexpr bool is_dual = false;
+template <class V>
+inline constexpr bool is_dual<Dual<V>> = true;
+
 // At a tie the constant does not win: the derivative is that of `a`, as torch's clamp has it.
 template <class V>
 FUSEDLOSS_INLINE Dual<V> max(Dual<V> a, typename V::Scalar b) {

@@ -67,12 +67,6 @@ struct Lanes {
     std::memcpy(&kept, &raw, count * sizeof(T));
     return kept;
   }
-  double sum() const {
-    double total = 0;
-    for (int lane = 0; lane < size; ++lane) total += raw[lane];
-    return total;
-  }
-
   friend Lanes operator+(Lanes a, Lanes b) { return Lanes(a.raw + b.raw); }
   friend Lanes operator-(Lanes a, Lanes b) { return Lanes(a.raw - b.raw); }
   friend Lanes operator*(Lanes a, Lanes b) { return Lanes(a.raw * b.raw); }

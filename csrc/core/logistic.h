@@ -25,6 +25,18 @@ struct Logistic {
     sigmoid = select(negative, smaller, larger);
     sigmoid_negative = select(negative, larger, smaller);
   }
+
+  // sigmoid(x) - target: of the two ways to write it the one in which 1 - target is exact.
+  FUSEDLOSS_INLINE V excess_over(V target) const {
+    return select(target < V(0.5), sigmoid - target, (1.0 - target) - sigmoid_negative);
+  }
 };
+
+// share * amount, and 0 for no share of an infinite amount.
+template <class V>
+FUSEDLOSS_INLINE V share_of(V share, V amount) {
+  const auto none = (share == V(0)) & (amount == V(MathConstants<typename V::Scalar>::kInfinity));
+  return select(none, share, share * amount);
+}
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

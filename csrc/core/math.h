@@ -13,6 +13,7 @@ struct MathConstants;
 
 template <>
 struct MathConstants<float> {
+  static constexpr float kInfinity = __builtin_inff();
   // x + kRound - kRound rounds x to an integer, which then stands in the low bits of x + kRound.
   static constexpr float kRound = 0x1.8p23f;
   static constexpr int kMantissaBits = 23;
@@ -32,6 +33,7 @@ struct MathConstants<float> {
 
 template <>
 struct MathConstants<double> {
+  static constexpr double kInfinity = __builtin_inf();
   static constexpr double kRound = 0x1.8p52;
   static constexpr int kMantissaBits = 52;
   static constexpr int kExponentBias = 1023;
@@ -112,7 +114,10 @@ FUSEDLOSS_INLINE Lanes<T, B> exp(Lanes<T, B> x) {
   // 2^n as two factors, so that results below the smallest normal number are reached gradually.
   const auto biased = split.rounded.bits() - V(C::kRound).bits() + 2 * C::kExponentBias;
   const auto half = biased >> 1;
-  return fraction * V::from_bits(half << C::kMantissaBits) * V::from_bits((biased - half) << C::kMantissaBits);
+  const V result =
+      fraction * V::from_bits(half << C::kMantissaBits) * V::from_bits((biased - half) << C::kMantissaBits);
+  // Named, because the last product may be fused with what the caller adds, and then nothing would overflow.
+  return select(x > V(C::kExpHighest), V(C::kInfinity), result);
 }
 
 // exp(x) - 1, accurate near 0.
@@ -126,7 +131,8 @@ FUSEDLOSS_INLINE Lanes<T, B> expm1(Lanes<T, B> x) {
   // Half of 2^n, because 2^n itself may be out of range where the result is not.
   const auto biased = split.rounded.bits() - V(C::kRound).bits() + (C::kExponentBias - 1);
   const V half = V::from_bits(biased << C::kMantissaBits);
-  return V(2) * (half * (r + r * r * polynomial(r, C::kExp)) + (half - V(0.5)));
+  const V result = V(2) * (half * (r + r * r * polynomial(r, C::kExp)) + (half - V(0.5)));
+  return select(x > V(C::kExpHighest), V(C::kInfinity), result);
 }
 
 // log(1 + f), with s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - s (f - 2 s^2 P(s^2)), |s| <= 1/3.
@@ -143,11 +149,11 @@ FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x) {
   return log1p_reduced(x);
 }
 
+// log(x) + added, where `added` is small beside the logarithm or x is near 1.
 template <class T, int B>
-FUSEDLOSS_INLINE Lanes<T, B> log(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> log_plus(Lanes<T, B> x, Lanes<T, B> added) {
   using V = Lanes<T, B>;
   using C = MathConstants<T>;
-  constexpr T kInfinity = T(__builtin_inf());
   const auto tiny = x < V(C::kSmallestNormal);
   const T scale = T(int64_t(1) << C::kMantissaBits);
   const V normal = select(tiny, x * V(scale), x);
@@ -158,11 +164,16 @@ FUSEDLOSS_INLINE Lanes<T, B> log(Lanes<T, B> x) {
   const V exponent = V(__builtin_convertvector(k, typename V::Raw)) - select(tiny, V(C::kMantissaBits), V(0));
   const V s = f / (V(2) + f);
   const V z = s * s;
-  const V correction = s * (f - V(2) * z * polynomial(z, C::kAtanh)) - exponent * V(C::kLog2Low);
+  const V correction = s * (f - V(2) * z * polynomial(z, C::kAtanh)) - (exponent * V(C::kLog2Low) + added);
   const V finite = exponent * V(C::kLog2High) + (f - correction);
   // What remains: log 0 = -inf, log inf = inf, and NaN for NaN and for negative x.
-  return select((x > V(0)) & (x < V(kInfinity)), finite,
-                select(x == V(0), V(-kInfinity), select(x > V(0), x, V(__builtin_nan("")))));
+  return select((x > V(0)) & (x < V(C::kInfinity)), finite,
+                select(x == V(0), V(-C::kInfinity), select(x > V(0), x, V(__builtin_nan("")))));
+}
+
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> log(Lanes<T, B> x) {
+  return log_plus(x, Lanes<T, B>(0));
 }
 
 // log(1 + x): the rounding of 1 + x is put right to first order.
@@ -170,8 +181,7 @@ template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> log1p(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   const V sum = V(1) + x;
-  const V lost = (x - (sum - V(1))) / sum;
-  return log(sum) + select((sum > V(0)) & (sum < V(T(__builtin_inf()))), lost, V(0));
+  return log_plus(sum, (x - (sum - V(1))) / sum);
 }
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

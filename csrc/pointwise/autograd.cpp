@@ -253,7 +253,9 @@ Mask requiring_grad(const Tensors& tensors) {
 at::Tensor value_with_active_weight(const Loss& loss, Arguments a) {
   const at::Tensor weight = a.weight;
   const Reduction reduction = a.reduction;
-  const auto dtype = a.dtype;
+  // Half types are computed in float32 here too, and rounded once.
+  const auto result_dtype = a.dtype.value_or(promoted_type(*loss.about, a));
+  a.dtype = result_dtype == at::kDouble ? at::kDouble : at::kFloat;
   a.weight = at::Tensor();
   a.reduction = Reduction::none;
   const at::Tensor plain = call_value(loss, a);
@@ -261,7 +263,6 @@ at::Tensor value_with_active_weight(const Loss& loss, Arguments a) {
                     ": weight must broadcast to the shape of the loss, ", plain.sym_sizes(), ", got ",
                     weight.sym_sizes());
   const at::Tensor weighted = at::mul(plain, weight);
-  const auto result_dtype = dtype.value_or(plain.scalar_type());
   const auto size = [](const c10::SymInt& n) { return at::Scalar(n); };
   const at::Tensor sum = reduction == Reduction::none ? weighted : weighted.sum();
   const auto finish = [&]() -> at::Tensor {

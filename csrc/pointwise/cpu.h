@@ -2,6 +2,7 @@
 // Compiled once for every loss and instruction set, by files that CMake writes (cmake/Pointwise.cmake).
 #pragma once
 #include "core/dual.h"
+#include "core/sum.h"
 #include "pointwise/kernel.h"
 
 namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
@@ -66,18 +67,35 @@ FUSEDLOSS_INLINE Lanes<T> compute(const Loss& loss, const Tile<T>& tile, Window<
   }
 }
 
+// The lanes of a sum as one number.
+template <class T>
+double sum_of_lanes(const Sum<Lanes<T>>& lanes) {
+  Sum<double> sum;
+  for (int lane = 0; lane < Lanes<T>::size; ++lane) sum.add(lanes.total.raw[lane]);
+  for (int lane = 0; lane < Lanes<T>::size; ++lane)
+    if (__builtin_isfinite(lanes.lost.raw[lane])) sum.add(lanes.lost.raw[lane]);
+  return value_of(sum);
+}
+
 template <class Loss, class T, int N, Mode mode>
 double run_tile(const Tile<T>& tile) {
   using V = Lanes<T>;
+  constexpr int kTogether = 4;  // registers added plainly before the sum takes them
   const Loss loss(tile.parameters);
-  V total = 0;
+  Sum<V> sum;
   int64_t i = 0;
-  for (; i + V::size <= tile.count; i += V::size) total = total + compute<Loss, T, N, mode>(loss, tile, {i, V::size});
+  while (i + V::size <= tile.count) {
+    V together = compute<Loss, T, N, mode>(loss, tile, {i, V::size});
+    i += V::size;
+    for (int more = 1; more < kTogether && i + V::size <= tile.count; ++more, i += V::size)
+      together = together + compute<Loss, T, N, mode>(loss, tile, {i, V::size});
+    sum.add(together);
+  }
   if (i < tile.count) {
     const int64_t rest = tile.count - i;
-    total = total + compute<Loss, T, N, mode>(loss, tile, {i, rest}).first(rest);
+    sum.add(compute<Loss, T, N, mode>(loss, tile, {i, rest}).first(rest));
   }
-  return total.sum();
+  return sum_of_lanes(sum);
 }
 
 template <class Loss, class T, int N>

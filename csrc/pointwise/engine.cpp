@@ -7,6 +7,7 @@
 
 #include "core/convert.h"
 #include "core/lanes.h"
+#include "core/sum.h"
 #include "pointwise/kernel.h"
 
 namespace fusedloss::pointwise {
@@ -196,7 +197,7 @@ class Walk {
 
   Offence run(TileFunction<T> function, const Domain* domains, int64_t begin, int64_t end, double* sums) {
     for (int64_t block = begin; block < end; ++block) {
-      double sum = 0;
+      Sum<double> sum;
       const int64_t stop = (block + 1) * kBlock < pass_.count ? (block + 1) * kBlock : pass_.count;
       for (int64_t start = block * kBlock; start < stop; start += kTile) {
         const Tile<T> tile = read(start, stop - start < kTile ? stop - start : kTile);
@@ -204,10 +205,10 @@ class Walk {
           const Offence offence = offence_of(tile, domains);
           if (offence.found()) return offence;
         }
-        sum += function(tile);
+        sum.add(function(tile));
         write(start, tile.count);
       }
-      sums[block] = sum;
+      sums[block] = value_of(sum);
     }
     finish_streams();
     return {};

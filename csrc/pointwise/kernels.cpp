@@ -9,10 +9,30 @@
 
 #include <algorithm>
 
+#include "core/sum.h"
 #include "pointwise/op.h"
 #include "torch/allocate.h"
 #include "torch/checks.h"
 #include "torch/views.h"
+
+namespace fusedloss::pointwise {
+
+at::ScalarType promoted_type(const Description& about, const Arguments& a) {
+  auto dtype = a.operands[0].scalar_type();
+  bool same = true;
+  for (int k = 1; k < about.required_operands; ++k) same &= a.operands[k].scalar_type() == dtype;
+  if (!same) {
+    at::native::ResultTypeState state;
+    for (int k = 0; k < about.required_operands; ++k)
+      state = at::native::update_result_type_state(a.operands[k], state);
+    dtype = at::native::result_type(state);
+  }
+  TORCH_CHECK_TYPE(c10::isFloatingType(dtype), about.name, ": ", about.operands[0],
+                   " must be a floating-point tensor, got ", a.operands[0].scalar_type());
+  return dtype;
+}
+
+}  // namespace fusedloss::pointwise
 
 namespace fusedloss::pointwise::kernels {
 namespace {
@@ -92,21 +112,6 @@ SymShape shape_of(const Description& about, const Arguments& a) {
     check_fits(shape, about, about.operands[k], a.operands[k]);
   check_fits(shape, about, "weight", a.weight);
   return shape;
-}
-
-at::ScalarType promoted_type(const Description& about, const Arguments& a) {
-  auto dtype = a.operands[0].scalar_type();
-  bool same = true;
-  for (int k = 1; k < about.required_operands; ++k) same &= a.operands[k].scalar_type() == dtype;
-  if (!same) {
-    at::native::ResultTypeState state;
-    for (int k = 0; k < about.required_operands; ++k)
-      state = at::native::update_result_type_state(a.operands[k], state);
-    dtype = at::native::result_type(state);
-  }
-  TORCH_CHECK_TYPE(c10::isFloatingType(dtype), about.name, ": ", about.operands[0],
-                   " must be a floating-point tensor, got ", a.operands[0].scalar_type());
-  return dtype;
 }
 
 // ---- one op ---------------------------------------------------------------------------------------------------
@@ -242,9 +247,9 @@ class Call {
     });
     for (const Offence& offence : offences)
       if (offence.found()) refuse(offence.operand, domains[offence.operand]);
-    double sum = 0;
-    for (const double part : sums) sum += part;
-    return sum;
+    Sum<double> sum;
+    for (const double part : sums) sum.add(part);
+    return value_of(sum);
   }
 
   // Looks the element up again in the operand's own order, to name it by its index.

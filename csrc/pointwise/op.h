@@ -48,6 +48,9 @@ using HvpOp = Triple(const at::Tensor&, const OptionalTensor&, const OptionalTen
                      const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
                      c10::ArrayRef<double>, int64_t);
 
+// The type that the required operands have together, by torch's rules; TypeError if that is not a floating one.
+at::ScalarType promoted_type(const Description& about, const Arguments& arguments);
+
 // Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.
 struct Gradients {
   at::Tensor value;

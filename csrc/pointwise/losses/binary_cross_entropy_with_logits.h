@@ -19,18 +19,19 @@ struct BinaryCrossEntropyWithLogits {
   explicit BinaryCrossEntropyWithLogits(const double* parameters) : kept(1 - parameters[0]), shift(parameters[0] / 2) {}
 
   template <class V>
-  Partials<V, 3> operator()(V input, V target, V pos_weight) const {
+  FUSEDLOSS_INLINE Partials<V, 3> operator()(V input, V target, V pos_weight) const {
     const Logistic<V> x(input);
     const V y = target * kept + shift;
     const V positive = pos_weight * y;
-    return {(1.0 - y) * x.softplus + positive * x.softplus_negative,
+    return {share_of(1.0 - y, x.softplus) + share_of(positive, x.softplus_negative),
             {(1.0 - y) * x.sigmoid - positive * x.sigmoid_negative,
-             kept * (pos_weight * x.softplus_negative - x.softplus), y * x.softplus_negative}};
+             kept * (pos_weight * x.softplus_negative - x.softplus), share_of(y, x.softplus_negative)}};
   }
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
-    const auto f = (*this)(input, target, V(1));
-    return {f.value, {f.slope[0], -kept * input}};
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
+    const Logistic<V> x(input);
+    const V y = target * kept + shift;
+    return {share_of(1.0 - y, x.softplus) + share_of(y, x.softplus_negative), {x.excess_over(y), -kept * input}};
   }
 };
 

@@ -1,7 +1,7 @@
 // mean_absolute_percentage_error: with s = max(|target|, eps), eps = 1e-7
 //   f = 100 |input - target| / s
 //   df/dinput = 100 sign(input - target) / s
-//   df/dtarget = -df/dinput - f sign(target) / s, the last term only where |target| >= eps
+//   df/dtarget = -df/dinput input / target where |target| >= eps, else -df/dinput
 // Source: keras.losses.mean_absolute_percentage_error.
 #pragma once
 #include "core/dual.h"
@@ -22,8 +22,8 @@ struct MeanAbsolutePercentageError {
     const V scale = max(magnitude, kEpsilon);
     const V value = 100.0 * abs(r) / scale;
     const V by_input = 100.0 * sign(r) / scale;
-    const V by_scale = select(magnitude < V(kEpsilon), V(0), value * sign(target) / scale);
-    return {value, {by_input, -by_input - by_scale}};
+    const V by_target = by_input * select(magnitude < V(kEpsilon), V(1), input / target);
+    return {value, {by_input, -by_target}};
   }
 };
 

@@ -30,18 +30,17 @@ struct SigmoidFocalLoss {
     const auto negative = input < V(0);
     const V other = select(negative, target, 1.0 - target);
     const V wrong = other + x.small * (1.0 - other);
-    // The first order in `other`, which is 0 here, carries the derivative with respect to the target.
     constexpr auto kTiny = MathConstants<typename V::Scalar>::kSmallestNormal;
     const auto sure = other == V(0);
-    const V change = other * (1.0 - x.small) / max(x.small, kTiny);
+    // Where `other` is 0, its first order carries the derivative with respect to the target.
+    V change = 0;
+    if constexpr (is_dual<V>) change = other * (1.0 - x.small) / max(x.small, kTiny);
     const V log_q = select(sure, select(negative, input, -input) + change, log(wrong)) - x.log1p_small;
     const V relative = select(sure, 1.0 - change, x.small / wrong) / (1.0 + x.small);  // p (1 - p) / q
     const V focus = exp(gamma * log_q);
-    const V bce = (1.0 - target) * x.softplus + target * x.softplus_negative;
+    const V bce = share_of(1.0 - target, x.softplus) + share_of(target, x.softplus_negative);
     const V a = base + tilt * target;
-    const V by_input =
-        a * focus *
-        (gamma * relative * (1.0 - 2.0 * target) * bce + ((1.0 - target) * x.sigmoid - target * x.sigmoid_negative));
+    const V by_input = a * focus * (gamma * relative * (1.0 - 2.0 * target) * bce + x.excess_over(target));
     // bce / q tends to 1 where both vanish; there focus decides.
     const V ratio = bce / max(exp(log_q), kTiny);
     const V by_target = focus * (tilt * bce + a * (gamma * (x.sigmoid_negative - x.sigmoid) * ratio - input));
