@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from rich.markup import escape
 from rich.table import Table
 
 import fusedloss
@@ -29,7 +30,7 @@ def result_table(results: list[Result]) -> Table:
     table.add_column("misses")
     for result in results:
         if result.failure:
-            table.add_row(result.row.loss.name, "[bold red]FAILED", *[""] * 7, f"[red]{result.failure}")
+            table.add_row(result.row.loss.name, "[bold red]FAILED", *[""] * 7, f"[red]{escape(result.failure)}")
             continue
         misses = result.misses()
         table.add_row(
@@ -131,7 +132,7 @@ def _draw_ratios(results: list[Result]) -> Figure:
     panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     panels[0].xaxis.set_major_formatter("{x:g}")
     panels[0].xaxis.set_minor_formatter(NullFormatter())
-    panels[-1].legend(loc="lower right", fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
     figure.supxlabel("times as fast, forward + backward")
     return figure
 
@@ -152,7 +153,7 @@ def _draw_bandwidth(results: list[Result]) -> Figure:
     panel.set(yticks=range(len(losses)), yticklabels=losses, xlabel="GB/s, inputs read once and gradients written once")
     panel.set_title(results[0].row.group)
     panel.invert_yaxis()
-    panel.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

@@ -97,9 +97,10 @@ def mean_squared_log_error(input: Array, target: Array) -> Elementwise:
 def mean_absolute_percentage_error(input: Array, target: Array) -> Elementwise:
     r = input - target
     scale = np.maximum(np.abs(target), 1e-7)
-    value = 100 * (np.abs(r) / scale)
-    by_scale = np.where(np.abs(target) < 1e-7, 0, value * np.sign(target) / scale)
-    return value, {"input": 100 * np.sign(r) / scale, "target": -100 * np.sign(r) / scale - by_scale}
+    by_input = 100 * np.sign(r) / scale
+    # above eps -by_input - value sign(target) / |target|, which cancels to this
+    by_target = -by_input * np.where(np.abs(target) < 1e-7, 1, input / np.where(target == 0, 1, target))
+    return 100 * (np.abs(r) / scale), {"input": by_input, "target": by_target}
 
 
 def poisson_nll_loss(
@@ -166,7 +167,7 @@ def sigmoid_focal_loss(input: Array, target: Array, alpha: float = 0.25, gamma: 
     by_input = a * focus * (gamma * relative * (1 - 2 * target) * bce + p * (1 - target) - not_p * target)
     # d(focus)/d(target) = gamma q^(gamma - 1) (1 - 2 p), where bce / q tends to 1 as both vanish
     ratio = np.where(q > 0, bce / np.where(q > 0, q, 1), 1)
-    by_target = focus * (slope_of_a * bce + a * (gamma * (not_p - p) * ratio - input))
+    by_target = focus * (slope_of_a * bce + a * (-gamma * np.tanh(input / 2) * ratio - input))
     return a * focus * bce, {"input": by_input, "target": by_target}
 
 

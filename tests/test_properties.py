@@ -25,7 +25,7 @@ REDUCTIONS = ["none", "mean", "sum"]
 SAME_SHAPE = {"binary_cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"}
 # Examples are drawn the same on every run, so that a failure is one for everybody.
 quickly = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None,
+    max_examples=20, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 

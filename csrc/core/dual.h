@@ -66,8 +66,7 @@ FUSEDLOSS_INLINE Dual<V> exp(Dual<V> x) {
 }
 template <class V>
 FUSEDLOSS_INLINE Dual<V> expm1(Dual<V> x) {
-  const V value = expm1(x.value);
-  return {value, (value + V(1)) * x.dot};
+  return {expm1(x.value), exp(x.value) * x.dot};
 }
 template <class V>
 FUSEDLOSS_INLINE Dual<V> log(Dual<V> x) {

@@ -53,20 +53,15 @@ struct Lanes {
     std::memcpy(&raw, source, sizeof raw);
     return raw;
   }
-  static Lanes load(const T* source, int64_t count) {
-    Raw raw{};
-    std::memcpy(&raw, source, count * sizeof(T));
-    return raw;
-  }
   void store(T* destination) const { std::memcpy(destination, &raw, sizeof raw); }
-  void store(T* destination, int64_t count) const { std::memcpy(destination, &raw, count * sizeof(T)); }
 
-  // The first `count` lanes, the others zero.
-  Lanes first(int64_t count) const {
+  // The last `count` lanes, the others zero.
+  Lanes last(int64_t count) const {
     Raw kept{};
-    std::memcpy(&kept, &raw, count * sizeof(T));
+    for (int lane = size - int(count); lane < size; ++lane) kept[lane] = raw[lane];
     return kept;
   }
+
   friend Lanes operator+(Lanes a, Lanes b) { return Lanes(a.raw + b.raw); }
   friend Lanes operator-(Lanes a, Lanes b) { return Lanes(a.raw - b.raw); }
   friend Lanes operator*(Lanes a, Lanes b) { return Lanes(a.raw * b.raw); }

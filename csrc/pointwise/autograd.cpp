@@ -131,7 +131,7 @@ class ValueBackward final : public LossNode {
       for (int k = 0; k < kMaxOperands; ++k)
         if (mask[k] && kept_[k]) {
           results[k] = scaled(k, grads[0]);
-          missing[k] = false;
+          missing[k] = !results[k].defined();
         }
     if (!any(missing)) return results;
     Tensors computed = call_backward(loss_, grads[0], missing, a);
@@ -141,14 +141,18 @@ class ValueBackward final : public LossNode {
   }
 
  private:
-  // A graph that is not kept gives its gradient away: torch then takes it as .grad without copying.
+  // The gradient that the forward pass made, times the incoming one; or none, where it must be made anew: a half type
+  // may have lost in range what the incoming gradient would have brought back (loss scaling).
   at::Tensor scaled(int k, const at::Tensor& grad) {
     at::Tensor gradient = gradients_[k].unpack();
+    // A graph that is not kept gives its gradient away: torch then takes it as .grad without copying.
     const bool own = !torch::autograd::get_current_graph_task_keep_graph();
     if (own) gradients_[k].reset_data();
-    if (!readable(grad)) return at::mul(gradient, grad).to(gradient.scalar_type());
+    const bool half = c10::isReducedFloatingType(gradient.scalar_type());
+    if (!readable(grad)) return half ? at::Tensor() : at::mul(gradient, grad).to(gradient.scalar_type());
     const double factor = grad.item().toDouble();
-    if (factor == 1) return gradient;
+    if (factor == 1) return own ? gradient : gradient.clone();
+    if (half) return {};
     return own ? gradient.mul_(factor) : at::mul(gradient, factor);
   }
   void release_more() override {
@@ -308,8 +312,12 @@ at::Tensor value(const Loss& loss, const Arguments& a) {
   }
   at::Tensor result;
   {
+    // In a trace a half gradient could not be used: its incoming one is not known to be 1.
+    const at::Tensor& input = a.operands[0];
+    const bool keeps = a.reduction != Reduction::none &&
+                       !(c10::isReducedFloatingType(input.scalar_type()) && at::isTensorSubclassLike(input));
     at::AutoDispatchBelowADInplaceOrView below;
-    if (node && a.reduction != Reduction::none) {
+    if (node && keeps) {
       Gradients made = call_value_and_gradient(loss, requiring_grad(a.operands), a);
       result = std::move(made.value);
       node->keep(made.of);

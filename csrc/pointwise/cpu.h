@@ -7,16 +7,6 @@
 
 namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
 
-// The lanes [i, i + count) of a tile, where count is Lanes::size except at the tail.
-template <class T>
-struct Window {
-  using V = Lanes<T>;
-  int64_t i;
-  int64_t count;
-  V load(const T* data) const { return count == V::size ? V::load(data + i) : V::load(data + i, count); }
-  void store(V lanes, T* data) const { count == V::size ? lanes.store(data + i) : lanes.store(data + i, count); }
-};
-
 template <class Loss, class V, int N>
 FUSEDLOSS_INLINE Partials<V, N> evaluate(const Loss& loss, const V (&x)[N]) {
   if constexpr (N == 2)
@@ -25,44 +15,44 @@ FUSEDLOSS_INLINE Partials<V, N> evaluate(const Loss& loss, const V (&x)[N]) {
     return loss(x[0], x[1], x[2]);
 }
 
-// Computes one window and returns its weighted values, unscaled.
+// Computes the lanes of a tile from i on and returns their weighted values, unscaled.
 template <class Loss, class T, int N, Mode mode>
-FUSEDLOSS_INLINE Lanes<T> compute(const Loss& loss, const Tile<T>& tile, Window<T> window) {
+FUSEDLOSS_INLINE Lanes<T> compute(const Loss& loss, const Tile<T>& tile, int64_t i) {
   using V = Lanes<T>;
-  const V weight = tile.weight ? window.load(tile.weight) : V(1);
+  const V weight = tile.weight ? V::load(tile.weight + i) : V(1);
   const V scale = tile.scale;
   V x[N];
-  for (int k = 0; k < N; ++k) x[k] = window.load(tile.operands[k]);
+  for (int k = 0; k < N; ++k) x[k] = V::load(tile.operands[k] + i);
 
   if constexpr (mode == Mode::value || mode == Mode::value_and_gradient) {
     const auto f = evaluate<Loss, V, N>(loss, x);
     const V value = weight * f.value;
-    if (tile.value) window.store(value * scale, tile.value);
+    if (tile.value) (value * scale).store(tile.value + i);
     if constexpr (mode == Mode::value_and_gradient)
       for (int k = 0; k < N; ++k)
-        if (tile.gradients[k]) window.store(weight * scale * f.slope[k], tile.gradients[k]);
+        if (tile.gradients[k]) (weight * scale * f.slope[k]).store(tile.gradients[k] + i);
     return value;
   } else if constexpr (mode == Mode::gradient) {
     const auto f = evaluate<Loss, V, N>(loss, x);
-    const V factor = weight * scale * (tile.grad_output ? window.load(tile.grad_output) : V(1));
+    const V factor = weight * scale * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
     for (int k = 0; k < N; ++k)
-      if (tile.gradients[k]) window.store(factor * f.slope[k], tile.gradients[k]);
+      if (tile.gradients[k]) (factor * f.slope[k]).store(tile.gradients[k] + i);
     return V(0);
   } else if constexpr (mode == Mode::jvp) {
     const auto f = evaluate<Loss, V, N>(loss, x);
     V change = 0;
     for (int k = 0; k < N; ++k)
-      if (tile.tangents[k]) change = change + f.slope[k] * window.load(tile.tangents[k]);
+      if (tile.tangents[k]) change = change + f.slope[k] * V::load(tile.tangents[k] + i);
     const V value = weight * change;
-    if (tile.value) window.store(value * scale, tile.value);
+    if (tile.value) (value * scale).store(tile.value + i);
     return value;
   } else {
     Dual<V> moving[N];
-    for (int k = 0; k < N; ++k) moving[k] = {x[k], tile.tangents[k] ? window.load(tile.tangents[k]) : V(0)};
+    for (int k = 0; k < N; ++k) moving[k] = {x[k], tile.tangents[k] ? V::load(tile.tangents[k] + i) : V(0)};
     const auto f = evaluate<Loss, Dual<V>, N>(loss, moving);
-    const V factor = weight * scale * (tile.grad_output ? window.load(tile.grad_output) : V(1));
+    const V factor = weight * scale * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
     for (int k = 0; k < N; ++k)
-      if (tile.gradients[k]) window.store(factor * f.slope[k].dot, tile.gradients[k]);
+      if (tile.gradients[k]) (factor * f.slope[k].dot).store(tile.gradients[k] + i);
     return V(0);
   }
 }
@@ -77,25 +67,78 @@ double sum_of_lanes(const Sum<Lanes<T>>& lanes) {
   return value_of(sum);
 }
 
+// Computes all elements by one and the same code, so that an element's bits do not depend on its place: where the last
+// register would reach past the end it starts earlier, and does some elements again. Before the first element there
+// must be room for that.
 template <class Loss, class T, int N, Mode mode>
-double run_tile(const Tile<T>& tile) {
+[[gnu::noinline]] double run_registers(const Tile<T>& tile) {
   using V = Lanes<T>;
   constexpr int kTogether = 4;  // registers added plainly before the sum takes them
   const Loss loss(tile.parameters);
   Sum<V> sum;
-  int64_t i = 0;
-  while (i + V::size <= tile.count) {
-    V together = compute<Loss, T, N, mode>(loss, tile, {i, V::size});
-    i += V::size;
-    for (int more = 1; more < kTogether && i + V::size <= tile.count; ++more, i += V::size)
-      together = together + compute<Loss, T, N, mode>(loss, tile, {i, V::size});
-    sum.add(together);
-  }
-  if (i < tile.count) {
+  V together = 0;
+  int waiting = 0;
+  for (int64_t i = 0; i < tile.count; i += V::size) {
     const int64_t rest = tile.count - i;
-    sum.add(compute<Loss, T, N, mode>(loss, tile, {i, rest}).first(rest));
+    const V values = compute<Loss, T, N, mode>(loss, tile, rest < V::size ? tile.count - V::size : i);
+    together = together + (rest < V::size ? values.last(rest) : values);
+    if (++waiting < kTogether) continue;
+    sum.add(together);
+    together = 0;
+    waiting = 0;
   }
+  sum.add(together);
   return sum_of_lanes(sum);
+}
+
+// A tile that fills no register, put at the end of one.
+template <class T>
+class Padded {
+ public:
+  explicit Padded(const Tile<T>& tile) : tile_(tile), padded_(tile) {
+    for (int k = 0; k < kMaxOperands; ++k) {
+      padded_.operands[k] = in(tile.operands[k]);
+      padded_.tangents[k] = in(tile.tangents[k]);
+      padded_.gradients[k] = out(tile.gradients[k]);
+    }
+    padded_.weight = in(tile.weight);
+    padded_.grad_output = in(tile.grad_output);
+    padded_.value = out(tile.value);
+  }
+  const Tile<T>& tile() const { return padded_; }
+  void write() const {
+    copy(padded_.value, tile_.value);
+    for (int k = 0; k < kMaxOperands; ++k) copy(padded_.gradients[k], tile_.gradients[k]);
+  }
+
+ private:
+  static constexpr int kSize = Lanes<T>::size;
+  T* next() { return buffers_[used_++] + kSize - tile_.count; }
+  const T* in(const T* data) {
+    if (!data) return nullptr;
+    T* place = next();
+    for (T* before = place - (kSize - tile_.count); before < place; ++before) *before = data[0];
+    std::memcpy(place, data, tile_.count * sizeof(T));
+    return place;
+  }
+  T* out(T* data) { return data ? next() : nullptr; }
+  void copy(const T* from, T* to) const {
+    if (to) std::memcpy(to, from, tile_.count * sizeof(T));
+  }
+
+  const Tile<T>& tile_;
+  Tile<T> padded_;
+  int used_ = 0;
+  T buffers_[3 * kMaxOperands + 3][kSize];
+};
+
+template <class Loss, class T, int N, Mode mode>
+double run_tile(const Tile<T>& tile) {
+  if (tile.count >= Lanes<T>::size) return run_registers<Loss, T, N, mode>(tile);
+  const Padded<T> padded(tile);
+  const double sum = run_registers<Loss, T, N, mode>(padded.tile());
+  padded.write();
+  return sum;
 }
 
 template <class Loss, class T, int N>

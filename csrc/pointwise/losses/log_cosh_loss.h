@@ -1,7 +1,8 @@
 // log_cosh_loss: log cosh r, with r = input - target, a = |r| and e = exp(-a)
 //   f = log1p((1 - e)^2 / (2 e))          for a < 1, where the form below would cancel
 //       a - log 2 + log1p(e^2)            otherwise: nothing overflows
-//   df/dinput = tanh r = +-(1 - e)(1 + e) / (1 + e^2) = -df/dtarget
+//   df/dinput = tanh r = -df/dtarget, where tanh a = (1 - e)(1 + e) / (1 + e^2) or, far out, 1 - 2 e^2 / (1 + e^2),
+//   whose own derivative does not cancel there
 // Source: keras.losses.log_cosh.
 #pragma once
 #include "core/dual.h"
@@ -23,8 +24,9 @@ struct LogCoshLoss {
     const V fall = -expm1(-magnitude);  // 1 - e
     const V e = 1.0 - fall;
     const auto near = magnitude < V(1);
-    const V value = log1p_unit(select(near, fall * fall / (e + e), e * e)) + select(near, V(0), magnitude - kLog2);
-    const V tanh = fall * (1.0 + e) / (1.0 + e * e);
+    const V square = e * e;
+    const V value = log1p_unit(select(near, fall * fall / (e + e), square)) + select(near, V(0), magnitude - kLog2);
+    const V tanh = select(near, fall * (1.0 + e) / (1.0 + square), 1.0 - 2.0 * square / (1.0 + square));
     const V slope = select(negative, -tanh, tanh);
     return {value, {slope, -slope}};
   }

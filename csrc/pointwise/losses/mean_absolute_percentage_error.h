@@ -23,7 +23,8 @@ struct MeanAbsolutePercentageError {
     const V value = 100.0 * abs(r) / scale;
     const V by_input = 100.0 * sign(r) / scale;
     const V by_target = by_input * select(magnitude < V(kEpsilon), V(1), input / target);
-    return {value, {by_input, -by_target}};
+    // An infinite target has no value, and then no derivative either.
+    return {value, {by_input, select(value == value, -by_target, value)}};
   }
 };
 

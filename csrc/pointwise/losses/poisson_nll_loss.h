@@ -26,7 +26,7 @@ struct PoissonNllLoss {
       constexpr double kHalfLog2Pi = 0.91893853320467274178;
       const auto counts = target > V(1);
       const V log_target = log(target);
-      f.value = f.value + select(counts, target * log_target - target + 0.5 * log_target + kHalfLog2Pi, V(0));
+      f.value = f.value + select(counts, (target * log_target - target) + (0.5 * log_target + kHalfLog2Pi), V(0));
       f.slope[1] = f.slope[1] + select(counts, log_target + 0.5 / target, V(0));
     }
     return f;
