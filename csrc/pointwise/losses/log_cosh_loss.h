@@ -22,7 +22,9 @@ struct LogCoshLoss {
     const auto negative = r < V(0);
     const V magnitude = select(negative, -r, r);
     const V fall = -expm1(-magnitude);  // 1 - e
-    const V e = 1.0 - fall;
+    V e = 1.0 - fall;
+    // Far out the second derivative, 4 e^2, is all there is: e must not be what is left of 1.
+    if constexpr (is_dual<V>) e = exp(-magnitude);
     const auto near = magnitude < V(1);
     const V square = e * e;
     const V value = log1p_unit(select(near, fall * fall / (e + e), square)) + select(near, V(0), magnitude - kLog2);
