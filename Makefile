@@ -46,8 +46,8 @@ test: build
 	@echo "== Running all tests (some minutes)"
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-sanitized: $(VENV)/.set-up
-	@echo "== Building with sanitizers (about two minutes) and running the core tests on that build"
+test-sanitized: build
+	@echo "== Building with sanitizers (about three minutes) and running the core tests on that build"
 	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DFUSEDLOSS_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Release > /dev/null

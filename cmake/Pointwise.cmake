@@ -16,7 +16,12 @@ add_compile_definitions(FUSEDLOSS_INSTRUCTION_SETS="${sets}")
 
 add_library(fusedloss_pointwise OBJECT)
 # Comparisons that see a NaN set no flag that anybody reads, and no function sets errno: both only hinder vector code.
-target_compile_options(fusedloss_pointwise PRIVATE -O3 -fno-math-errno -fno-trapping-math)
+target_compile_options(fusedloss_pointwise PRIVATE -fno-math-errno -fno-trapping-math)
+if(FUSEDLOSS_SANITIZE)
+  target_compile_options(fusedloss_pointwise PRIVATE -O1)
+else()
+  target_compile_options(fusedloss_pointwise PRIVATE -O3)
+endif()
 
 # Adds a file with the given text, compiled for one instruction set.
 function(fusedloss_kernel_file name set text)

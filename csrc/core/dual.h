@@ -77,8 +77,17 @@ FUSEDLOSS_INLINE Dual<V> log1p(Dual<V> x) {
   return {log1p(x.value), x.dot / (V(1) + x.value)};
 }
 template <class V>
+FUSEDLOSS_INLINE Dual<V> exp_bounded(Dual<V> x) {
+  const V value = exp_bounded(x.value);
+  return {value, value * x.dot};
+}
+template <class V>
 FUSEDLOSS_INLINE Dual<V> log1p_unit(Dual<V> x) {
   return {log1p_unit(x.value), x.dot / (V(1) + x.value)};
+}
+template <class V>
+FUSEDLOSS_INLINE Dual<V> log1p_unit(Dual<V> x, Dual<V> reciprocal) {
+  return {log1p_unit(x.value, reciprocal.value), x.dot / (V(1) + x.value)};
 }
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

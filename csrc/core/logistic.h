@@ -16,11 +16,14 @@ struct Logistic {
 
   FUSEDLOSS_INLINE explicit Logistic(V x) {
     const auto negative = x < V(0);
-    small = exp(select(negative, x, -x));
-    log1p_small = log1p_unit(small);
+    small = exp_bounded(select(negative, x, -x));
+    // One division for 1 / (1 + small) and 1 / (2 + small).
+    const V one = 1.0 + small, two = 2.0 + small;
+    const V both = 1.0 / (one * two);
+    log1p_small = log1p_unit(small, both * one);
     softplus = select(negative, V(0), x) + log1p_small;
     softplus_negative = select(negative, -x, V(0)) + log1p_small;
-    const V larger = V(1) / (V(1) + small);
+    const V larger = both * two;
     const V smaller = small * larger;
     sigmoid = select(negative, smaller, larger);
     sigmoid_negative = select(negative, larger, smaller);
@@ -31,12 +34,5 @@ struct Logistic {
     return select(target < V(0.5), sigmoid - target, (1.0 - target) - sigmoid_negative);
   }
 };
-
-// share * amount, and 0 for no share of an infinite amount.
-template <class V>
-FUSEDLOSS_INLINE V share_of(V share, V amount) {
-  const auto none = (share == V(0)) & (amount == V(MathConstants<typename V::Scalar>::kInfinity));
-  return select(none, share, share * amount);
-}
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -104,20 +104,26 @@ struct ExponentSplit {
   }
 };
 
+// exp(x) for x that is not above kExpHighest, where it would not overflow.
 template <class T, int B>
-FUSEDLOSS_INLINE Lanes<T, B> exp(Lanes<T, B> x) {
+FUSEDLOSS_INLINE Lanes<T, B> exp_bounded(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   using C = MathConstants<T>;
-  const ExponentSplit<V> split(min(max(x, C::kExpLowest), C::kExpHighest));
+  const ExponentSplit<V> split(max(x, C::kExpLowest));
   const V r = split.remainder;
   const V fraction = V(1) + (r + r * r * polynomial(r, C::kExp));
   // 2^n as two factors, so that results below the smallest normal number are reached gradually.
   const auto biased = split.rounded.bits() - V(C::kRound).bits() + 2 * C::kExponentBias;
   const auto half = biased >> 1;
-  const V result =
-      fraction * V::from_bits(half << C::kMantissaBits) * V::from_bits((biased - half) << C::kMantissaBits);
-  // Named, because the last product may be fused with what the caller adds, and then nothing would overflow.
-  return select(x > V(C::kExpHighest), V(C::kInfinity), result);
+  return fraction * V::from_bits(half << C::kMantissaBits) * V::from_bits((biased - half) << C::kMantissaBits);
+}
+
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> exp(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  using C = MathConstants<T>;
+  // Infinity is named, because the last product may be fused with what the caller adds, and then nothing overflows.
+  return select(x > V(C::kExpHighest), V(C::kInfinity), exp_bounded(min(x, C::kExpHighest)));
 }
 
 // exp(x) - 1, accurate near 0.
@@ -135,18 +141,18 @@ FUSEDLOSS_INLINE Lanes<T, B> expm1(Lanes<T, B> x) {
   return select(x > V(C::kExpHighest), V(C::kInfinity), result);
 }
 
-// log(1 + f), with s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - s (f - 2 s^2 P(s^2)), |s| <= 1/3.
-template <class V>
-FUSEDLOSS_INLINE V log1p_reduced(V f) {
-  const V s = f / (V(2) + f);
+// log(1 + x) for 0 <= x <= 1, given 1 / (2 + x). With s = x / (2 + x) it is 2 atanh(s) = x - s (x - 2 s^2 P(s^2)).
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x, Lanes<T, B> reciprocal) {
+  using V = Lanes<T, B>;
+  const V s = x * reciprocal;
   const V z = s * s;
-  return f - s * (f - V(2) * z * polynomial(z, MathConstants<typename V::Scalar>::kAtanh));
+  return x - s * (x - V(2) * z * polynomial(z, MathConstants<T>::kAtanh));
 }
-
-// log(1 + x) for 0 <= x <= 1.
 template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x) {
-  return log1p_reduced(x);
+  using V = Lanes<T, B>;
+  return log1p_unit(x, V(1) / (V(2) + x));
 }
 
 // log(x) + added, where `added` is small beside the logarithm or x is near 1.

@@ -23,15 +23,15 @@ struct BinaryCrossEntropyWithLogits {
     const Logistic<V> x(input);
     const V y = target * kept + shift;
     const V positive = pos_weight * y;
-    return {share_of(1.0 - y, x.softplus) + share_of(positive, x.softplus_negative),
+    return {(1.0 - y) * x.softplus + positive * x.softplus_negative,
             {(1.0 - y) * x.sigmoid - positive * x.sigmoid_negative,
-             kept * (pos_weight * x.softplus_negative - x.softplus), share_of(y, x.softplus_negative)}};
+             kept * (pos_weight * x.softplus_negative - x.softplus), y * x.softplus_negative}};
   }
   template <class V>
   FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const Logistic<V> x(input);
     const V y = target * kept + shift;
-    return {share_of(1.0 - y, x.softplus) + share_of(y, x.softplus_negative), {x.excess_over(y), -kept * input}};
+    return {(1.0 - y) * x.softplus + y * x.softplus_negative, {x.excess_over(y), -kept * input}};
   }
 };
 
