@@ -287,7 +287,9 @@ def test_curvature_is_where_it_should_be(dtype: torch.dtype) -> None:
     assert curvature(L.quantile_loss, r, zero) == [0] * 6
     assert curvature(L.mean_absolute_percentage_error, r, zero + 1) == [0] * 6
     assert curvature(L.log_cosh_loss, r, zero)[0] == 1
-    assert curvature(L.log_cosh_loss, r, zero)[-1] == 0  # and not NaN: cosh(100)^2 overflows float32
+    # 1 / cosh(100)^2: not NaN where cosh(100)^2 overflows, and not 0 where it does not.
+    far = 4 * torch.tensor(-200.0, dtype=torch.float64).exp().to(dtype).item()
+    assert curvature(L.log_cosh_loss, r, zero)[-1] == pytest.approx(far, rel=1e-12, abs=0)
     one = torch.ones_like(r)
     assert curvature(L.hinge_loss, r, one) == [0] * 6
     assert curvature(L.squared_hinge_loss, r, one) == [2, 2, 2, 0, 2, 0]
