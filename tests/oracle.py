@@ -10,6 +10,7 @@ again, as a formula.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -292,7 +293,7 @@ def results(
         if reduction in ("none", "sum"):
             denominator = constant(1, f)
         elif name == "gaussian_kl":
-            denominator = constant(f.size, f) / f.shape[-1]
+            denominator = constant(math.prod(f.shape[:-1]), f)
         elif reduction == "batchmean":
             denominator = constant(f.shape[0] if f.ndim else 1, f)
         elif name in MEAN_OF_WEIGHTS and weight is not None:

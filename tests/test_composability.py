@@ -415,6 +415,29 @@ def test_vmap_keeps_the_dtype(dtype: torch.dtype) -> None:
         assert vmap(grad(L.huber_loss))(x, y).dtype == dtype
 
 
+@pytest.mark.parametrize(("loss", "reduction"), BY_REDUCTION)
+def test_a_gradient_has_a_derivative_by_the_weight(loss: Loss, reduction: str) -> None:
+    """As learning to weight samples needs it: the weight is a constant of the inner transform, not of the outer."""
+    operands, keywords = loss.sample((3, 4))
+    weight = positive((3, 1), torch.Generator().manual_seed(1))
+
+    def slope(weight: Tensor) -> Tensor:
+        def total(x: Tensor) -> Tensor:
+            return loss(x, *operands[1:], **keywords, reduction=reduction, weight=weight).sum()
+
+        result: Tensor = grad(total)(operands[0])
+        return result
+
+    # By the ops of autograd the weight and the operand are variables of one graph.
+    x = operands[0].clone().requires_grad_()
+    free = weight.clone().requires_grad_()
+    total = loss(x, *operands[1:], **keywords, reduction=reduction, weight=free).sum()
+    (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+    expected = torch.stack([torch.autograd.grad(g, free, retain_graph=True)[0] for g in gradient.flatten()])
+    for transform in (jacrev, jacfwd):
+        torch.testing.assert_close(transform(slope)(weight).flatten(0, 1), expected)
+
+
 def test_per_sample_gradients_of_a_model() -> None:
     model = nn.Linear(3, 2).double()
     parameters = dict(model.named_parameters())

@@ -118,6 +118,16 @@ def test_derivatives_of_tensors_without_axes_or_elements(loss: Loss, shape: tupl
     assert gradgradcheck(call, inputs)
 
 
+def test_distributions_of_no_dimensions_are_equal() -> None:
+    """Their divergence is an empty sum, and its mean over the rows 0; the size of a row divides nothing."""
+    mean = torch.empty(3, 0, requires_grad=True)
+    weight = torch.ones(3, 1, requires_grad=True)
+    for loss in (L.gaussian_kl(mean, mean), L.gaussian_kl(mean, mean, weight=weight)):
+        assert loss.item() == 0
+        assert torch.autograd.grad(loss, mean)[0].shape == (3, 0)
+    assert torch.vmap(L.gaussian_kl)(torch.empty(2, 3, 0), torch.empty(2, 3, 0)).tolist() == [0, 0]
+
+
 def test_the_first_operand_may_broadcast_too() -> None:
     input = torch.randn(1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = torch.randn(2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()

@@ -252,34 +252,67 @@ Mask requiring_grad(const Tensors& tensors) {
   return mask;
 }
 
-// A weight that needs a derivative itself multiplies the unreduced loss by torch's own ops; that is rare, and then
+// ---- a weight that needs a derivative itself --------------------------------------------------------------------
+//
+// It multiplies the unreduced loss, or the gradient that comes in to it, by torch's own ops. That is rare, and then
 // every order of derivative of the weight comes from torch.
-at::Tensor value_with_active_weight(const Loss& loss, Arguments a) {
-  const at::Tensor weight = a.weight;
-  const Reduction reduction = a.reduction;
-  // Half types are computed in float32 here too, and rounded once.
-  const auto result_dtype = a.dtype.value_or(promoted_type(*loss.about, a));
-  a.dtype = result_dtype == at::kDouble ? at::kDouble : at::kFloat;
+
+bool active(const at::Tensor& weight) {
+  return weight.defined() && (torch::autograd::compute_requires_grad(weight) || tangent_of(weight).defined());
+}
+
+Arguments unweighted(Arguments a) {
   a.weight = at::Tensor();
   a.reduction = Reduction::none;
-  const at::Tensor plain = call_value(loss, a);
-  TORCH_CHECK_VALUE(at::is_expandable_to(weight.sym_sizes(), plain.sym_sizes()), loss.about->name,
-                    ": weight must broadcast to the shape of the loss, ", plain.sym_sizes(), ", got ",
-                    weight.sym_sizes());
-  const at::Tensor weighted = at::mul(plain, weight);
-  const auto size = [](const c10::SymInt& n) { return at::Scalar(n); };
-  const at::Tensor sum = reduction == Reduction::none ? weighted : weighted.sum();
-  const auto finish = [&]() -> at::Tensor {
-    switch (reduction) {
-      case Reduction::mean:
-        return loss.about->weighted_mean ? sum / weight.expand_symint(plain.sym_sizes()).sum()
-                                         : sum / size(plain.sym_numel());
-      case Reduction::batchmean: return a.operands[0].dim() == 0 ? sum : sum / size(a.operands[0].sym_size(0));
-      case Reduction::rowmean: return sum / size(plain.sym_numel() / plain.sym_size(-1));
-      default: return sum;
-    }
+  return a;
+}
+
+c10::SymDimVector shape_of(const Loss& loss, const Arguments& a) {
+  const auto first = a.operands[0].sym_sizes();
+  c10::SymDimVector shape(first.begin(), first.end());
+  for (int k = 1; k < loss.about->required_operands; ++k)
+    shape = at::infer_size_symdimvector(shape, a.operands[k].sym_sizes());
+  TORCH_CHECK_VALUE(at::is_expandable_to(a.weight.sym_sizes(), shape), loss.about->name,
+                    ": weight must broadcast to the shape of the loss, ", c10::SymIntArrayRef(shape), ", got ",
+                    a.weight.sym_sizes());
+  return shape;
+}
+
+// By what the reduction divides a sum over the elements.
+at::Tensor divided(const Loss& loss, const Arguments& a, const at::Tensor& sum) {
+  const c10::SymDimVector shape = shape_of(loss, a);
+  const auto count = [&](size_t dims) {
+    c10::SymInt product = 1;
+    for (size_t d = 0; d < dims; ++d) product *= shape[d];
+    return at::Scalar(product);
   };
-  return finish().to(result_dtype);
+  switch (a.reduction) {
+    case Reduction::mean:
+      return loss.about->weighted_mean ? sum / a.weight.expand_symint(shape).sum() : sum / count(shape.size());
+    case Reduction::batchmean: return a.operands[0].dim() == 0 ? sum : sum / at::Scalar(a.operands[0].sym_size(0));
+    case Reduction::rowmean: return sum / count(shape.size() - 1);
+    default: return sum;
+  }
+}
+
+// Half types are computed in float32 here too, and rounded once.
+at::ScalarType widened(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+at::Tensor widened(const at::Tensor& t) { return t.to(widened(t.scalar_type())); }
+
+// The weighted and reduced result, from the unreduced one that `compute` makes without the weight.
+template <class Compute>
+at::Tensor weighted_result(const Loss& loss, const Arguments& a, Compute compute) {
+  const auto dtype = a.dtype.value_or(promoted_type(*loss.about, a));
+  Arguments plain = unweighted(a);
+  plain.dtype = widened(dtype);
+  shape_of(loss, a);  // refuses a weight of another shape
+  const at::Tensor weighted = at::mul(compute(plain), a.weight);
+  return (a.reduction == Reduction::none ? weighted : divided(loss, a, weighted.sum())).to(dtype);
+}
+
+// The incoming gradient of the unreduced loss without the weight.
+at::Tensor weighted_gradient(const Loss& loss, const Arguments& a, const at::Tensor& grad_output) {
+  return at::mul(widened(grad_output), divided(loss, a, widened(a.weight))).expand_symint(shape_of(loss, a));
 }
 
 // Makes the node the history of all results: output k of the node's op is the gradient of operand k.
@@ -302,8 +335,8 @@ Triple triple_of(const Tensors& results, const at::Tensor& like) {
 }  // namespace
 
 at::Tensor value(const Loss& loss, const Arguments& a) {
-  if (a.weight.defined() && (torch::autograd::compute_requires_grad(a.weight) || tangent_of(a.weight).defined()))
-    return value_with_active_weight(loss, a);
+  if (active(a.weight))
+    return weighted_result(loss, a, [&](const Arguments& plain) { return call_value(loss, plain); });
 
   c10::intrusive_ptr<ValueBackward> node;
   if (requires_grad(a.operands)) {
@@ -336,6 +369,9 @@ at::Tensor value(const Loss& loss, const Arguments& a) {
 }
 
 Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+  if (active(a.weight))
+    return triple_of(call_backward(loss, weighted_gradient(loss, a, grad_output), mask, unweighted(a)), grad_output);
+
   c10::intrusive_ptr<BackwardBackward> node;
   if (requires_grad(a.operands) || torch::autograd::compute_requires_grad(grad_output)) {
     node = c10::make_intrusive<BackwardBackward>(loss, grad_output, mask, a);
@@ -365,6 +401,9 @@ Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, cons
 }
 
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
+  if (active(a.weight))
+    return weighted_result(loss, a, [&](const Arguments& plain) { return call_jvp(loss, tangents, plain); });
+
   c10::intrusive_ptr<JvpBackward> node;
   if (requires_grad(a.operands) || requires_grad(tangents)) {
     node = c10::make_intrusive<JvpBackward>(loss, tangents, a);
@@ -409,6 +448,11 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
 }
 
 Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+  if (active(a.weight)) {
+    const at::Tensor gradient = weighted_gradient(loss, a, grad_output);
+    return triple_of(call_hvp(loss, gradient, tangents, mask, unweighted(a)), grad_output);
+  }
+
   TORCH_CHECK_NOT_IMPLEMENTED(!any_defined(tangents_of(a.operands)) && !any_defined(tangents_of(tangents)) &&
                                   !tangent_of(grad_output).defined(),
                               "fusedloss: the third derivative of ", loss.about->name, " is not implemented");

@@ -41,25 +41,33 @@ using SymShape = c10::SymDimVector;
 
 // ---- checks ---------------------------------------------------------------------------------------------------
 
+void check_device(const Description& about, const char* name, const at::Tensor& t, const at::Tensor& first) {
+  TORCH_CHECK_VALUE(!t.defined() || t.device() == first.device(), about.name, ": ", name, " is on ", t.device(),
+                    ", but ", about.operands[0], " is on ", first.device(), "; expected one device");
+}
+
 void check_devices(const Description& about, const Arguments& a) {
   const at::Device device = a.operands[0].device();
   TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu() || device.is_meta(), about.name, ": ", about.operands[0],
                               " is on a device of type ", device.type(),
                               ", for which this build of fusedloss has no kernels (it has: cpu). Move the tensors to "
                               "the CPU, or rebuild fusedloss with support for the device.");
-  const auto check = [&](const char* name, const at::Tensor& t) {
-    TORCH_CHECK_VALUE(!t.defined() || t.device() == device, about.name, ": ", name, " is on ", t.device(), ", but ",
-                      about.operands[0], " is on ", device, "; expected one device");
-  };
-  for (int k = 1; k < kMaxOperands; ++k) check(about.operands[k], a.operands[k]);
-  check("weight", a.weight);
+  for (int k = 1; k < kMaxOperands; ++k) check_device(about, about.operands[k], a.operands[k], a.operands[0]);
+  check_device(about, "weight", a.weight, a.operands[0]);
 }
 
 void check_types(const Description& about, const Arguments& a) {
   for (int k = 0; k < kMaxOperands; ++k)
-    if (k < about.required_operands || a.operands[k].defined())
-      check_real(about.name, about.operands[k] ? about.operands[k] : "extra", a.operands[k]);
+    if (k < about.required_operands || a.operands[k].defined()) {
+      TORCH_CHECK_VALUE(about.operands[k], about.name, ": has no operand extra, got a tensor");
+      check_real(about.name, about.operands[k], a.operands[k]);
+    }
   if (a.weight.defined()) check_real(about.name, "weight", a.weight);
+  if (a.dtype) {
+    const auto t = *a.dtype;
+    TORCH_CHECK_TYPE(t == at::kDouble || t == at::kFloat || t == at::kHalf || t == at::kBFloat16, about.name,
+                     ": dtype must be float64, float32, float16 or bfloat16, got ", t);
+  }
 }
 
 void check_parameters(const Description& about, const Arguments& a) {
@@ -68,6 +76,8 @@ void check_parameters(const Description& about, const Arguments& a) {
   TORCH_CHECK_VALUE(int(a.parameters.size()) == expected, about.name, ": expected ", expected, " parameters, got ",
                     a.parameters.size());
   for (int k = 0; k < expected; ++k) check_parameter(about.name, about.parameters[k], a.parameters[k]);
+  TORCH_CHECK_VALUE(a.reduction != Reduction::rowmean || a.operands[0].dim() > 0, about.name, ": ", about.operands[0],
+                    " must have at least one axis, the last of which is summed; got a 0-d tensor");
   TORCH_CHECK_VALUE(a.reduction <= Reduction::sum || a.reduction == about.grouped, about.name, ": reduction number ",
                     int(a.reduction), " is not one of this loss");
 }
@@ -87,7 +97,7 @@ void broadcast(SymShape& shape, const Description& about, const char* name, cons
 
 // A factor or a setting for the elements must not make more of them.
 void check_fits(const SymShape& shape, const Description& about, const char* name, const at::Tensor& t) {
-  if (!t.defined()) return;
+  if (!t.defined() || t.sym_sizes() == c10::SymIntArrayRef(shape)) return;
   SymShape together = shape;
   broadcast(together, about, name, t);
   TORCH_CHECK_VALUE(c10::SymIntArrayRef(together) == c10::SymIntArrayRef(shape), about.name, ": ", name,
@@ -138,11 +148,21 @@ class Call {
   bool computes() const { return a_.operands[0].is_cpu(); }
 
   void take_tangents(const Tensors& tangents) {
-    for (int k = 0; k < kMaxOperands; ++k) show(tangents[k], pass_.tangents[k]);
+    constexpr const char* kNames[kMaxOperands] = {"tangent0", "tangent1", "tangent2"};
+    for (int k = 0; k < kMaxOperands; ++k) {
+      if (!tangents[k].defined()) continue;
+      check_real(about_.name, kNames[k], tangents[k]);
+      check_device(about_, kNames[k], tangents[k], a_.operands[0]);
+      check_fits(shape_, about_, kNames[k], tangents[k]);
+      show(tangents[k], pass_.tangents[k]);
+    }
   }
   // A gradient of a reduced result is one number, that of an unreduced one a tensor.
   void take_grad_output(const at::Tensor& grad_output) {
     grad_output_ = grad_output;
+    check_real(about_.name, "grad_output", grad_output);
+    check_device(about_, "grad_output", grad_output, a_.operands[0]);
+    check_fits(reduces() ? SymShape{} : shape_, about_, "grad_output", grad_output);
     if (!reduces()) return show(grad_output_, pass_.grad_output);
     if (computes()) pass_.scale *= grad_output.item().toDouble();
   }
@@ -212,7 +232,11 @@ class Call {
     switch (a_.reduction) {
       case Reduction::mean: return about_.weighted_mean && a_.weight.defined() ? sum_of_weights(numel) : numel;
       case Reduction::batchmean: return a_.operands[0].dim() == 0 ? 1 : double(a_.operands[0].size(0));
-      case Reduction::rowmean: return numel / double(shape_.back().expect_int());
+      case Reduction::rowmean: {
+        double rows = 1;
+        for (size_t d = 0; d + 1 < shape_.size(); ++d) rows *= double(shape_[d].expect_int());
+        return rows;
+      }
       default: return 1;
     }
   }

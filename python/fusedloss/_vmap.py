@@ -59,7 +59,7 @@ class _Batch:
         if self.reduction == _BATCHMEAN:
             return float(self.first[0]) if self.first else 1.0
         if self.reduction == _ROWMEAN:
-            return numel / self.shape[-1]
+            return float(self.shape[:-1].numel())
         return 1.0
 
     def reduce(self, values: Tensor, dtype: torch.dtype) -> Tensor:
