@@ -196,8 +196,8 @@ def _interleave(steps: dict[str, Step], effort: Effort) -> dict[str, list[float]
         while (done := len(samples[order[0]])) < effort.rounds or (done < MAX_ROUNDS and perf_counter() < end):
             order.append(order.pop(0))
             for name in order:
-                # Untimed: the release of the last contender's gradient (64 MiB cost 4 ms) is that contender's, and every
-                # timed step then finds what its own last one left, as in a training loop.
+                # Untimed: the release of the last contender's gradient (64 MiB cost 4 ms) is that contender's.
+                # Every timed step then finds what its own last one left, as in a training loop.
                 steps[name]()
                 samples[name].append(_sample(steps[name], repeats[name]))
     finally:
