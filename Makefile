@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SANITIZED := build/sanitized
+CONFIGURE = $(BIN)/cmake -S . -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml
 
 .PHONY: help build demo test test-sanitized check format bench clean
@@ -48,9 +50,7 @@ test: build
 
 test-sanitized: build
 	@echo "== Building with sanitizers (about three minutes) and running the core tests on that build"
-	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	  -DFUSEDLOSS_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Release > /dev/null
+	$(CONFIGURE) -B $(SANITIZED) -DFUSEDLOSS_SANITIZE=address,undefined > /dev/null
 	$(BIN)/cmake --build $(SANITIZED) --parallel $(JOBS)
 	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/site > /dev/null
 	cp python/fusedloss/*.py $(SANITIZED)/site/fusedloss/
@@ -65,9 +65,7 @@ check: $(VENV)/.set-up
 	$(BIN)/mypy
 	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
 	@echo "== Compiling with warnings as errors (about a minute the first time)"
-	$(BIN)/cmake -S . -B build/check -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
-	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	  -DFUSEDLOSS_WERROR=ON > /dev/null
+	$(CONFIGURE) -B build/check -DFUSEDLOSS_WERROR=ON > /dev/null
 	$(BIN)/cmake --build build/check --parallel $(JOBS)
 
 format: $(VENV)/.set-up

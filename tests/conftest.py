@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread setting, and the dynamo cache cleared between files that compile."""
+"""Shared by all tests: the number of threads, and the marker of those that the build with sanitizers runs."""
 
 from __future__ import annotations
 

@@ -642,3 +642,23 @@ def test_kl_div_warns_of_mean_alone() -> None:
 def test_a_warning_made_an_error_is_raised() -> None:
     with pytest.raises(UserWarning, match="target size"):
         L.mse_loss(torch.zeros(2, 1), torch.zeros(2))
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda w: L.mse_loss(torch.ones(3), torch.ones(4), weight=w),
+        lambda w: L.mse_loss(torch.ones(3), torch.ones(3) * 1j, weight=w),
+        lambda w: L.margin_ranking_loss(torch.ones(3), torch.ones(3), torch.ones(1, 3), weight=w),
+        lambda w: torch.ops.fusedloss.margin_ranking_loss(torch.ones(3), torch.ones(3), None, w, [0.0], 1),
+        lambda w: torch.ops.fusedloss.huber_loss(torch.ones(3), torch.ones(3), None, w, [-1.0], 1),
+    ],
+    ids=["shapes", "complex", "rank", "missing operand", "parameter"],
+)
+def test_a_weight_that_requires_grad_changes_no_message(call: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises((ValueError, TypeError)) as plain:
+        call(torch.ones(3))
+    with pytest.raises((ValueError, TypeError)) as active:
+        call(torch.ones(3, requires_grad=True))
+    assert (active.type, str(active.value)) == (plain.type, str(plain.value))

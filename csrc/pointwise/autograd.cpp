@@ -2,7 +2,6 @@
 //
 // The nodes derive from torch's Node directly, as those of built-in ops do. torch::autograd::Function would refuse
 // to run under torch.func and forward-mode AD, and costs more for every call.
-#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -25,7 +24,6 @@
 namespace fusedloss::pointwise::autograd {
 namespace {
 
-using torch::autograd::edge_list;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
@@ -267,20 +265,8 @@ Arguments unweighted(Arguments a) {
   return a;
 }
 
-c10::SymDimVector shape_of(const Loss& loss, const Arguments& a) {
-  const auto first = a.operands[0].sym_sizes();
-  c10::SymDimVector shape(first.begin(), first.end());
-  for (int k = 1; k < loss.about->required_operands; ++k)
-    shape = at::infer_size_symdimvector(shape, a.operands[k].sym_sizes());
-  TORCH_CHECK_VALUE(at::is_expandable_to(a.weight.sym_sizes(), shape), loss.about->name,
-                    ": weight must broadcast to the shape of the loss, ", c10::SymIntArrayRef(shape), ", got ",
-                    a.weight.sym_sizes());
-  return shape;
-}
-
 // By what the reduction divides a sum over the elements.
-at::Tensor divided(const Loss& loss, const Arguments& a, const at::Tensor& sum) {
-  const c10::SymDimVector shape = shape_of(loss, a);
+at::Tensor divided(const Loss& loss, const Arguments& a, c10::SymIntArrayRef shape, const at::Tensor& sum) {
   const auto count = [&](size_t dims) {
     c10::SymInt product = 1;
     for (size_t d = 0; d < dims; ++d) product *= shape[d];
@@ -302,17 +288,18 @@ at::Tensor widened(const at::Tensor& t) { return t.to(widened(t.scalar_type()));
 // The weighted and reduced result, from the unreduced one that `compute` makes without the weight.
 template <class Compute>
 at::Tensor weighted_result(const Loss& loss, const Arguments& a, Compute compute) {
+  const c10::SymDimVector shape = checked_shape(*loss.about, a);
   const auto dtype = a.dtype.value_or(promoted_type(*loss.about, a));
   Arguments plain = unweighted(a);
   plain.dtype = widened(dtype);
-  shape_of(loss, a);  // refuses a weight of another shape
   const at::Tensor weighted = at::mul(compute(plain), a.weight);
-  return (a.reduction == Reduction::none ? weighted : divided(loss, a, weighted.sum())).to(dtype);
+  return (a.reduction == Reduction::none ? weighted : divided(loss, a, shape, weighted.sum())).to(dtype);
 }
 
 // The incoming gradient of the unreduced loss without the weight.
 at::Tensor weighted_gradient(const Loss& loss, const Arguments& a, const at::Tensor& grad_output) {
-  return at::mul(widened(grad_output), divided(loss, a, widened(a.weight))).expand_symint(shape_of(loss, a));
+  const c10::SymDimVector shape = checked_shape(*loss.about, a);
+  return at::mul(widened(grad_output), divided(loss, a, shape, widened(a.weight))).expand_symint(shape);
 }
 
 // Makes the node the history of all results: output k of the node's op is the gradient of operand k.
@@ -427,12 +414,12 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   if (any_defined(moving_tangents)) change = call_jvp(loss, moving_tangents, at_primals);
   if (any_defined(moving)) {
     // v . (H moving), on operands expanded to the shape of the loss so that no sum comes in between.
-    const at::Tensor shape = call_value(loss, {at_primals.operands, {}, a.parameters, Reduction::none, at::kFloat});
+    const c10::SymDimVector shape = checked_shape(*loss.about, at_primals);
     Arguments expanded = at_primals;
     for (int k = 0; k < kMaxOperands; ++k) {
       if (!expanded.operands[k].defined()) continue;
-      expanded.operands[k] = expanded.operands[k].expand_symint(shape.sym_sizes());
-      if (directions[k].defined()) directions[k] = directions[k].expand_symint(shape.sym_sizes());
+      expanded.operands[k] = expanded.operands[k].expand_symint(shape);
+      if (directions[k].defined()) directions[k] = directions[k].expand_symint(shape);
     }
     const Tensors second = call_hvp(loss, at::ones_like(result), moving, defined(directions), expanded);
     at::Tensor product = at::zeros_like(result);

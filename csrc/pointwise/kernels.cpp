@@ -7,8 +7,6 @@
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
-#include <algorithm>
-
 #include "core/sum.h"
 #include "pointwise/op.h"
 #include "torch/allocate.h"
@@ -17,24 +15,6 @@
 
 namespace fusedloss::pointwise {
 
-at::ScalarType promoted_type(const Description& about, const Arguments& a) {
-  auto dtype = a.operands[0].scalar_type();
-  bool same = true;
-  for (int k = 1; k < about.required_operands; ++k) same &= a.operands[k].scalar_type() == dtype;
-  if (!same) {
-    at::native::ResultTypeState state;
-    for (int k = 0; k < about.required_operands; ++k)
-      state = at::native::update_result_type_state(a.operands[k], state);
-    dtype = at::native::result_type(state);
-  }
-  TORCH_CHECK_TYPE(c10::isFloatingType(dtype), about.name, ": ", about.operands[0],
-                   " must be a floating-point tensor, got ", a.operands[0].scalar_type());
-  return dtype;
-}
-
-}  // namespace fusedloss::pointwise
-
-namespace fusedloss::pointwise::kernels {
 namespace {
 
 using SymShape = c10::SymDimVector;
@@ -124,16 +104,40 @@ SymShape shape_of(const Description& about, const Arguments& a) {
   return shape;
 }
 
+}  // namespace
+
+at::ScalarType promoted_type(const Description& about, const Arguments& a) {
+  auto dtype = a.operands[0].scalar_type();
+  bool same = true;
+  for (int k = 1; k < about.required_operands; ++k) same &= a.operands[k].scalar_type() == dtype;
+  if (!same) {
+    at::native::ResultTypeState state;
+    for (int k = 0; k < about.required_operands; ++k)
+      state = at::native::update_result_type_state(a.operands[k], state);
+    dtype = at::native::result_type(state);
+  }
+  TORCH_CHECK_TYPE(c10::isFloatingType(dtype), about.name, ": ", about.operands[0],
+                   " must be a floating-point tensor, got ", a.operands[0].scalar_type());
+  return dtype;
+}
+
+c10::SymDimVector checked_shape(const Description& about, const Arguments& a) {
+  check_types(about, a);
+  check_devices(about, a);
+  check_parameters(about, a);
+  return shape_of(about, a);
+}
+
+namespace kernels {
+namespace {
+
 // ---- one op ---------------------------------------------------------------------------------------------------
 
 // The checked arguments of one call, and the pass that is being put together from them.
 class Call {
  public:
-  Call(const Loss& loss, const Arguments& a) : loss_(loss), about_(*loss.about), a_(a) {
-    check_types(about_, a);
-    check_devices(about_, a);
-    check_parameters(about_, a);
-    shape_ = shape_of(about_, a);
+  Call(const Loss& loss, const Arguments& a)
+      : loss_(loss), about_(*loss.about), a_(a), shape_(checked_shape(about_, a)) {
     const auto promoted = promoted_type(about_, a);
     dtype_ = a.dtype.value_or(promoted);
     bool wide = dtype_ == at::kDouble || promoted == at::kDouble;
@@ -227,7 +231,12 @@ class Call {
     return sums.view_symint(shape);
   }
 
-  double denominator() const {
+  // By what the sum over the elements is divided, for the value and for the gradients.
+  double denominator() {
+    if (!denominator_) denominator_ = make_denominator();
+    return *denominator_;
+  }
+  double make_denominator() const {
     const auto numel = double(c10::multiply_integers(C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(shape_))));
     switch (a_.reduction) {
       case Reduction::mean: return about_.weighted_mean && a_.weight.defined() ? sum_of_weights(numel) : numel;
@@ -296,6 +305,7 @@ class Call {
   const Arguments& a_;
   SymShape shape_;
   at::ScalarType dtype_, compute_;
+  std::optional<double> denominator_;
   Pass pass_;
   c10::SmallVector<Shown, 16> shown_;
   at::Tensor value_, grad_output_;
@@ -344,4 +354,6 @@ Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tange
   return call.triple();
 }
 
-}  // namespace fusedloss::pointwise::kernels
+}  // namespace kernels
+
+}  // namespace fusedloss::pointwise

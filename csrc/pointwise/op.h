@@ -11,6 +11,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/SymIntArrayRef.h>
+#include <c10/util/DimVector.h>
 
 #include "pointwise/registry.h"
 
@@ -47,6 +49,9 @@ using JvpOp = at::Tensor(const OptionalTensor&, const OptionalTensor&, const Opt
 using HvpOp = Triple(const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, Mask,
                      const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
                      c10::ArrayRef<double>, int64_t);
+
+// Checks all arguments and returns the shape of the loss for them: that of the required operands together.
+c10::SymDimVector checked_shape(const Description& about, const Arguments& arguments);
 
 // The type that the required operands have together, by torch's rules; TypeError if that is not a floating one.
 at::ScalarType promoted_type(const Description& about, const Arguments& arguments);
