@@ -194,6 +194,30 @@ def test_an_integer_weight_is_so_many_repeats(loss: Loss, repeats: list[int], se
 # ---- the same bits -------------------------------------------------------------------------------------------------
 
 
+def crosswise(x: Tensor) -> Tensor:
+    return x.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+@pytest.mark.parametrize("shape", [(33, 70), (65, 3, 40), (2, 128, 2, 64), (1000, 32)], ids=str)
+@EACH_LOSS
+def test_memory_crosswise_changes_nothing(loss: Loss, shape: tuple[int, ...]) -> None:
+    """Where tensors lie in memory along different axes, the walk goes in boxes: whole ones and pieces of them."""
+    operands, keywords = loss.sample(shape, torch.float32, seed=37)
+    weight = positive(shape, torch.Generator().manual_seed(41))
+    straight = {reduction: evaluate(loss, operands, keywords, reduction, weight) for reduction in ("none", "sum")}
+    for which in range(len(operands) + 1):
+        laid_out = [crosswise(x) if k == which else x for k, x in enumerate([*operands, weight])]
+        for reduction, plain in straight.items():
+            value, gradients = evaluate(loss, laid_out[:-1], keywords, reduction, laid_out[-1])
+            # Sums go in another order (those of gaussian_kl over a row too).
+            if value.shape == shape:
+                assert torch.equal(value, plain[0])
+            else:
+                assert_close(value, plain[0], straight["none"][0].abs().sum(), ulps=8)
+            for a, b in zip(gradients, plain[1], strict=True):
+                assert torch.equal(a, b)
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -207,7 +231,7 @@ def threads() -> Iterator[None]:
 def test_the_number_of_threads_changes_no_bit(loss: Loss, dtype: torch.dtype) -> None:
     """Over several blocks of sums, in dense and in transposed memory, and again on the same threads."""
     operands, keywords = loss.sample((311, 333), dtype, seed=29)
-    transposed = [x.t().contiguous().t() if k else x for k, x in enumerate(operands)]
+    transposed = [crosswise(x) if k else x for k, x in enumerate(operands)]
     weight = positive((311, 1), torch.Generator().manual_seed(31)).to(dtype)
     for reduction in loss.reductions:
         for given_operands, given_weight in [(operands, None), (transposed, weight)]:

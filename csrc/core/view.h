@@ -10,6 +10,9 @@ struct Extent {
   int64_t count = 0;
   int dims = 0;
   int64_t sizes[kMaxDims];  // the last dimension runs fastest
+  // A dimension along which some tensor lies in memory while the others lie along the last, or -1. Read along the last,
+  // every element would cost that tensor a cache line; so both are walked in small steps.
+  int across = -1;
 };
 
 struct View {

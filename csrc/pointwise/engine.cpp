@@ -8,76 +8,53 @@
 #include "core/convert.h"
 #include "core/lanes.h"
 #include "core/sum.h"
-#include "pointwise/kernel.h"
+#include "pointwise/tiles.h"
 
 namespace fusedloss::pointwise {
 namespace {
 
-// Calls run(offset in elements, stride, position in the tile, length) for each stretch of the innermost dimension
-// that the elements [start, start + count) of the pass cover in `view`.
-template <class Run>
-void for_each_run(const Pass& pass, const View& view, int64_t start, int64_t count, Run run) {
-  const int last = pass.dims - 1;
-  int64_t index[kMaxDims];
-  int64_t rest = start;
-  for (int d = last; d >= 0; --d) {
-    index[d] = rest % pass.sizes[d];
-    rest /= pass.sizes[d];
-  }
-  int64_t outer = 0;
-  for (int d = 0; d < last; ++d) outer += index[d] * view.strides[d];
-  for (int64_t done = 0; done < count;) {
-    const int64_t left = pass.sizes[last] - index[last];
-    const int64_t length = left < count - done ? left : count - done;
-    run(outer + index[last] * view.strides[last], view.strides[last], done, length);
-    done += length;
-    index[last] = 0;
-    for (int d = last - 1; d >= 0; --d) {
-      outer += view.strides[d];
-      if (++index[d] < pass.sizes[d]) break;
-      outer -= index[d] * view.strides[d];
-      index[d] = 0;
-    }
-  }
+template <class S, class T>
+void load_run(const S* source, T* destination, const Run& run) {
+  source += run.offset;
+  destination += run.at;
+  if (run.stride == 1 && run.step == 1)
+    for (int64_t i = 0; i < run.length; ++i) destination[i] = convert<T>(source[i]);
+  else
+    for (int64_t i = 0; i < run.length; ++i) destination[i * run.step] = convert<T>(source[i * run.stride]);
 }
 
 template <class S, class T>
-void load_run(const S* source, int64_t stride, T* destination, int64_t length) {
-  if (stride == 1)
-    for (int64_t i = 0; i < length; ++i) destination[i] = convert<T>(source[i]);
+void store_run(const T* source, S* destination, const Run& run) {
+  source += run.at;
+  destination += run.offset;
+  if (run.stride == 1 && run.step == 1)
+    for (int64_t i = 0; i < run.length; ++i) destination[i] = convert<S>(source[i]);
   else
-    for (int64_t i = 0; i < length; ++i) destination[i] = convert<T>(source[i * stride]);
+    for (int64_t i = 0; i < run.length; ++i) destination[i * run.stride] = convert<S>(source[i * run.step]);
 }
 
-template <class S, class T>
-void store_run(const T* source, S* destination, int64_t stride, int64_t length) {
-  if (stride == 1)
-    for (int64_t i = 0; i < length; ++i) destination[i] = convert<S>(source[i]);
-  else
-    for (int64_t i = 0; i < length; ++i) destination[i * stride] = convert<S>(source[i]);
+// Whether a part of the view is one stretch of memory.
+bool stretches(const Pass& pass, const View& view) { return view.dense && pass.across < 0; }
+
+template <class Use>
+void for_each_run_of(const Pass& pass, const View& view, const Part& part, Use use) {
+  if (stretches(pass, view)) return use(Run{part.start, 1, 0, 1, part.count});
+  for_each_run(pass, view, part, use);
 }
 
 template <class T>
-void load_tile(const Pass& pass, const View& view, int64_t start, int64_t count, T* buffer) {
+void load_tile(const Pass& pass, const View& view, const Part& part, T* buffer) {
   visit(view.dtype, [&](auto element) {
-    using S = decltype(element);
-    const S* data = static_cast<const S*>(view.data);
-    if (view.dense) return load_run(data + start, 1, buffer, count);
-    for_each_run(pass, view, start, count, [&](int64_t offset, int64_t stride, int64_t at, int64_t length) {
-      load_run(data + offset, stride, buffer + at, length);
-    });
+    const auto* data = static_cast<const decltype(element)*>(view.data);
+    for_each_run_of(pass, view, part, [&](const Run& run) { load_run(data, buffer, run); });
   });
 }
 
 template <class T>
-void store_tile(const Pass& pass, const View& view, int64_t start, int64_t count, const T* buffer) {
+void store_tile(const Pass& pass, const View& view, const Part& part, const T* buffer) {
   visit_floating(view.dtype, [&](auto element) {
-    using S = decltype(element);
-    S* data = static_cast<S*>(view.data);
-    if (view.dense) return store_run(buffer, data + start, 1, count);
-    for_each_run(pass, view, start, count, [&](int64_t offset, int64_t stride, int64_t at, int64_t length) {
-      store_run(buffer + at, data + offset, stride, length);
-    });
+    auto* data = static_cast<decltype(element)*>(view.data);
+    for_each_run_of(pass, view, part, [&](const Run& run) { store_run(buffer, data, run); });
   });
 }
 
@@ -113,7 +90,7 @@ template <class T>
 class Stream {
  public:
   Stream(const Pass& pass, const View& view) : pass_(pass), view_(view) {
-    in_place_ = view.dense && view.dtype == kNative<T>;
+    in_place_ = stretches(pass, view) && view.dtype == kNative<T>;
     streamed_ = kStreams && in_place_ && pass.count * int64_t(sizeof(T)) >= kStreamedBytes &&
                 reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
     if (view.constant && view.data) {
@@ -124,22 +101,22 @@ class Stream {
       });
     }
   }
-  const T* read(int64_t start, int64_t count) {
+  const T* read(const Part& part) {
     if (!view_.data) return nullptr;
-    if (in_place_) return static_cast<const T*>(view_.data) + start;
-    if (!view_.constant) load_tile(pass_, view_, start, count, buffer_);
+    if (in_place_) return static_cast<const T*>(view_.data) + part.start;
+    if (!view_.constant) load_tile(pass_, view_, part, buffer_);
     return buffer_;
   }
-  T* target(int64_t start) {
+  T* target(const Part& part) {
     if (!view_.data) return nullptr;
-    return in_place_ && !streamed_ ? static_cast<T*>(view_.data) + start : buffer_;
+    return in_place_ && !streamed_ ? static_cast<T*>(view_.data) + part.start : buffer_;
   }
-  void write(int64_t start, int64_t count) {
+  void write(const Part& part) {
     if (!view_.data) return;
     if (streamed_)
-      stream_out(buffer_, static_cast<T*>(view_.data) + start, count);
+      stream_out(buffer_, static_cast<T*>(view_.data) + part.start, part.count);
     else if (!in_place_)
-      store_tile(pass_, view_, start, count, buffer_);
+      store_tile(pass_, view_, part, buffer_);
   }
 
  private:
@@ -196,17 +173,19 @@ class Walk {
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}, {pass, pass.gradients[2]}} {}
 
   Offence run(TileFunction<T> function, const Domain* domains, int64_t begin, int64_t end, double* sums) {
+    const Tiling tiling(pass_);
+    Part part;
     for (int64_t block = begin; block < end; ++block) {
       Sum<double> sum;
-      const int64_t stop = (block + 1) * kBlock < pass_.count ? (block + 1) * kBlock : pass_.count;
-      for (int64_t start = block * kBlock; start < stop; start += kTile) {
-        const Tile<T> tile = read(start, stop - start < kTile ? stop - start : kTile);
+      for (int64_t number = tiling.first_of(block); number < tiling.first_of(block + 1); ++number) {
+        tiling.find(number, part);
+        const Tile<T> tile = read(part);
         if (domains) {
           const Offence offence = offence_of(tile, domains);
           if (offence.found()) return offence;
         }
         sum.add(function(tile));
-        write(start, tile.count);
+        write(part);
       }
       sums[block] = value_of(sum);
     }
@@ -215,24 +194,24 @@ class Walk {
   }
 
  private:
-  Tile<T> read(int64_t start, int64_t count) {
+  Tile<T> read(const Part& part) {
     Tile<T> tile;
-    tile.count = count;
+    tile.count = part.count;
     tile.scale = T(pass_.scale);
     tile.parameters = pass_.parameters;
     for (int k = 0; k < kMaxOperands; ++k) {
-      tile.operands[k] = operands_[k].read(start, count);
-      tile.tangents[k] = tangents_[k].read(start, count);
-      tile.gradients[k] = gradients_[k].target(start);
+      tile.operands[k] = operands_[k].read(part);
+      tile.tangents[k] = tangents_[k].read(part);
+      tile.gradients[k] = gradients_[k].target(part);
     }
-    tile.weight = weight_.read(start, count);
-    tile.grad_output = grad_output_.read(start, count);
-    tile.value = value_.target(start);
+    tile.weight = weight_.read(part);
+    tile.grad_output = grad_output_.read(part);
+    tile.value = value_.target(part);
     return tile;
   }
-  void write(int64_t start, int64_t count) {
-    value_.write(start, count);
-    for (Stream<T>& gradient : gradients_) gradient.write(start, count);
+  void write(const Part& part) {
+    value_.write(part);
+    for (Stream<T>& gradient : gradients_) gradient.write(part);
   }
 
   const Pass& pass_;

@@ -7,10 +7,8 @@
 
 namespace fusedloss::pointwise {
 
-// The elements are processed in blocks, and a block in tiles. Both are fixed by the position of an element alone:
-// sums come out the same to the bit for every number of threads.
+// The elements are processed in blocks, and a block in tiles of at most this many (pointwise/tiles.h).
 inline constexpr int64_t kTile = 2048;
-inline constexpr int64_t kBlock = 8 * kTile;
 
 // What a kernel computes of the formula f at every element; weight and scale multiply it.
 enum class Mode {

@@ -9,6 +9,7 @@
 
 #include "core/sum.h"
 #include "pointwise/op.h"
+#include "pointwise/tiles.h"
 #include "torch/allocate.h"
 #include "torch/checks.h"
 #include "torch/views.h"
@@ -271,7 +272,7 @@ class Call {
   }
 
   double run_blocks(Mode mode, const Domain* domains) const {
-    const int64_t blocks = (pass_.count + kBlock - 1) / kBlock;
+    const int64_t blocks = Tiling(pass_).blocks();
     std::vector<double> sums(blocks);
     c10::SmallVector<Offence, 8> offences(domains ? blocks : 0);
     at::parallel_for(0, blocks, kBlocksPerThread, [&](int64_t begin, int64_t end) {

@@ -90,6 +90,20 @@ void join(Extent& extent, c10::ArrayRef<Shown> tensors) {
   extent.dims = kept + 1;
 }
 
+// The dimension along which some tensor lies in memory instead of along the last, if both are so long that the cache
+// lines of the first elements are gone when the next ones in them are needed.
+int find_across(const Extent& extent, c10::ArrayRef<Shown> tensors) {
+  constexpr int64_t kShort = 32;
+  const int last = extent.dims - 1;
+  if (extent.sizes[last] < kShort) return -1;
+  for (const Shown& shown : tensors)
+    for (int d = 0; d < last; ++d) {
+      const int64_t stride = shown.view->strides[d];
+      if (stride != 0 && stride < shown.view->strides[last] && extent.sizes[d] >= kShort) return d;
+    }
+  return -1;
+}
+
 void classify(const Extent& extent, View& view) {
   view.dense = view.constant = true;
   int64_t expected = 1;
@@ -115,6 +129,7 @@ void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> all) {
   align(extent, shape, tensors);
   sort_by_stride(extent, tensors);
   join(extent, tensors);
+  extent.across = find_across(extent, tensors);
   for (const Shown& shown : tensors) classify(extent, *shown.view);
 }
 
