@@ -14,21 +14,23 @@ struct Dual {
   Dual(double constant) : value(constant), dot(0) {}
   Dual(V value, V dot) : value(value), dot(dot) {}
 
-  friend Dual operator+(Dual a, Dual b) { return {a.value + b.value, a.dot + b.dot}; }
-  friend Dual operator-(Dual a, Dual b) { return {a.value - b.value, a.dot - b.dot}; }
-  friend Dual operator-(Dual a) { return {-a.value, -a.dot}; }
-  friend Dual operator*(Dual a, Dual b) { return {a.value * b.value, a.dot * b.value + a.value * b.dot}; }
-  friend Dual operator/(Dual a, Dual b) {
+  FUSEDLOSS_INLINE friend Dual operator+(Dual a, Dual b) { return {a.value + b.value, a.dot + b.dot}; }
+  FUSEDLOSS_INLINE friend Dual operator-(Dual a, Dual b) { return {a.value - b.value, a.dot - b.dot}; }
+  FUSEDLOSS_INLINE friend Dual operator-(Dual a) { return {-a.value, -a.dot}; }
+  FUSEDLOSS_INLINE friend Dual operator*(Dual a, Dual b) {
+    return {a.value * b.value, a.dot * b.value + a.value * b.dot};
+  }
+  FUSEDLOSS_INLINE friend Dual operator/(Dual a, Dual b) {
     const V quotient = a.value / b.value;
     return {quotient, (a.dot - quotient * b.dot) / b.value};
   }
-  friend auto operator<(Dual a, Dual b) { return a.value < b.value; }
-  friend auto operator<=(Dual a, Dual b) { return a.value <= b.value; }
-  friend auto operator>(Dual a, Dual b) { return a.value > b.value; }
-  friend auto operator>=(Dual a, Dual b) { return a.value >= b.value; }
-  friend auto operator==(Dual a, Dual b) { return a.value == b.value; }
+  FUSEDLOSS_INLINE friend auto operator<(Dual a, Dual b) { return a.value < b.value; }
+  FUSEDLOSS_INLINE friend auto operator<=(Dual a, Dual b) { return a.value <= b.value; }
+  FUSEDLOSS_INLINE friend auto operator>(Dual a, Dual b) { return a.value > b.value; }
+  FUSEDLOSS_INLINE friend auto operator>=(Dual a, Dual b) { return a.value >= b.value; }
+  FUSEDLOSS_INLINE friend auto operator==(Dual a, Dual b) { return a.value == b.value; }
   template <class Mask>
-  friend Dual select(Mask mask, Dual a, Dual b) {
+  FUSEDLOSS_INLINE friend Dual select(Mask mask, Dual a, Dual b) {
     return {select(mask, a.value, b.value), select(mask, a.dot, b.dot)};
   }
 };
@@ -58,6 +60,11 @@ FUSEDLOSS_INLINE Dual<V> abs(Dual<V> x) {
 template <class V>
 FUSEDLOSS_INLINE Dual<V> sign(Dual<V> x) {
   return {sign(x.value), V(0)};
+}
+template <class V>
+FUSEDLOSS_INLINE Dual<V> reciprocal_bounded(Dual<V> x) {
+  const V value = reciprocal_bounded(x.value);
+  return {value, -value * value * x.dot};
 }
 template <class V>
 FUSEDLOSS_INLINE Dual<V> exp(Dual<V> x) {

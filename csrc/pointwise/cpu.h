@@ -7,50 +7,61 @@
 
 namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
 
-template <class Loss, class V, int N>
-FUSEDLOSS_INLINE Partials<V, N> evaluate(const Loss& loss, const V (&x)[N]) {
-  if constexpr (N == 2)
-    return loss(x[0], x[1]);
+// Calls use(formula) with the formula of a loss for these parameters. A loss that has several says so with a
+// with_formula of its own: a branch inside of the loop over elements would keep both in registers.
+template <class Loss, class Use>
+auto with_formula(const double* parameters, Use use) {
+  if constexpr (requires { Loss::with_formula(parameters, use); })
+    return Loss::with_formula(parameters, use);
   else
-    return loss(x[0], x[1], x[2]);
+    return use(Loss(parameters));
+}
+
+template <class Formula, class V, int N>
+FUSEDLOSS_INLINE Partials<V, N> evaluate(const Formula& formula, const V (&x)[N]) {
+  if constexpr (N == 2)
+    return formula(x[0], x[1]);
+  else
+    return formula(x[0], x[1], x[2]);
 }
 
 // Computes the lanes of a tile from i on and returns their weighted values, unscaled.
-template <class Loss, class T, int N, Mode mode>
-FUSEDLOSS_INLINE Lanes<T> compute(const Loss& loss, const Tile<T>& tile, int64_t i) {
+template <class T, int N, Mode mode, class Formula>
+FUSEDLOSS_INLINE Lanes<T> compute(const Formula& formula, const Tile<T>& tile, int64_t i) {
   using V = Lanes<T>;
-  const V weight = tile.weight ? V::load(tile.weight + i) : V(1);
+  const auto weighted = [&](V x) { return tile.weight ? V::load(tile.weight + i) * x : x; };
   const V scale = tile.scale;
   V x[N];
   for (int k = 0; k < N; ++k) x[k] = V::load(tile.operands[k] + i);
 
   if constexpr (mode == Mode::value || mode == Mode::value_and_gradient) {
-    const auto f = evaluate<Loss, V, N>(loss, x);
-    const V value = weight * f.value;
+    const auto f = evaluate(formula, x);
+    const V value = weighted(f.value);
     if (tile.value) (value * scale).store(tile.value + i);
+    const V factor = weighted(scale);
     if constexpr (mode == Mode::value_and_gradient)
       for (int k = 0; k < N; ++k)
-        if (tile.gradients[k]) (weight * scale * f.slope[k]).store(tile.gradients[k] + i);
+        if (tile.gradients[k]) (factor * f.slope[k]).store(tile.gradients[k] + i);
     return value;
   } else if constexpr (mode == Mode::gradient) {
-    const auto f = evaluate<Loss, V, N>(loss, x);
-    const V factor = weight * scale * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
+    const auto f = evaluate(formula, x);
+    const V factor = weighted(scale) * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
     for (int k = 0; k < N; ++k)
       if (tile.gradients[k]) (factor * f.slope[k]).store(tile.gradients[k] + i);
     return V(0);
   } else if constexpr (mode == Mode::jvp) {
-    const auto f = evaluate<Loss, V, N>(loss, x);
+    const auto f = evaluate(formula, x);
     V change = 0;
     for (int k = 0; k < N; ++k)
       if (tile.tangents[k]) change = change + f.slope[k] * V::load(tile.tangents[k] + i);
-    const V value = weight * change;
+    const V value = weighted(change);
     if (tile.value) (value * scale).store(tile.value + i);
     return value;
   } else {
     Dual<V> moving[N];
     for (int k = 0; k < N; ++k) moving[k] = {x[k], tile.tangents[k] ? V::load(tile.tangents[k] + i) : V(0)};
-    const auto f = evaluate<Loss, Dual<V>, N>(loss, moving);
-    const V factor = weight * scale * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
+    const auto f = evaluate(formula, moving);
+    const V factor = weighted(scale) * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
     for (int k = 0; k < N; ++k)
       if (tile.gradients[k]) (factor * f.slope[k].dot).store(tile.gradients[k] + i);
     return V(0);
@@ -70,17 +81,16 @@ double sum_of_lanes(const Sum<Lanes<T>>& lanes) {
 // Computes all elements by one and the same code, so that an element's bits do not depend on its place: where the last
 // register would reach past the end it starts earlier, and does some elements again. Before the first element there
 // must be room for that.
-template <class Loss, class T, int N, Mode mode>
-[[gnu::noinline]] double run_registers(const Tile<T>& tile) {
+template <class T, int N, Mode mode, class Formula>
+double run_registers(Formula formula, const Tile<T>& tile) {
   using V = Lanes<T>;
   constexpr int kTogether = 4;  // registers added plainly before the sum takes them
-  const Loss loss(tile.parameters);
   Sum<V> sum;
   V together = 0;
   int waiting = 0;
   for (int64_t i = 0; i < tile.count; i += V::size) {
     const int64_t rest = tile.count - i;
-    const V values = compute<Loss, T, N, mode>(loss, tile, rest < V::size ? tile.count - V::size : i);
+    const V values = compute<T, N, mode>(formula, tile, rest < V::size ? tile.count - V::size : i);
     together = together + (rest < V::size ? values.last(rest) : values);
     if (++waiting < kTogether) continue;
     sum.add(together);
@@ -89,6 +99,11 @@ template <class Loss, class T, int N, Mode mode>
   }
   sum.add(together);
   return sum_of_lanes(sum);
+}
+
+template <class Loss, class T, int N, Mode mode>
+[[gnu::noinline]] double run_registers(const Tile<T>& tile) {
+  return with_formula<Loss>(tile.parameters, [&](auto formula) { return run_registers<T, N, mode>(formula, tile); });
 }
 
 // A tile that fills no register, put at the end of one.

@@ -17,7 +17,7 @@ struct BinaryCrossEntropy {
   explicit BinaryCrossEntropy(const double*) {}
 
   template <class V>
-  Partials<V, 2> operator()(V p, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V p, V target) const {
     const V log_p = max(log(p), -100);
     const V log_q = max(log1p(-p), -100);
     const V slope = (p - target) / max(p * (1.0 - p), 1e-12);

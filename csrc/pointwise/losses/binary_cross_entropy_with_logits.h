@@ -23,15 +23,14 @@ struct BinaryCrossEntropyWithLogits {
     const Logistic<V> x(input);
     const V y = target * kept + shift;
     const V positive = pos_weight * y;
-    return {(1.0 - y) * x.softplus + positive * x.softplus_negative,
-            {(1.0 - y) * x.sigmoid - positive * x.sigmoid_negative,
-             kept * (pos_weight * x.softplus_negative - x.softplus), y * x.softplus_negative}};
+    return {(1.0 - y) * x.softplus() + positive * x.softplus_negative(),
+            {(1.0 - y) * x.sigmoid() - positive * x.sigmoid_negative(),
+             kept * (pos_weight * x.softplus_negative() - x.softplus()), y * x.softplus_negative()}};
   }
   template <class V>
   FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
-    const Logistic<V> x(input);
-    const V y = target * kept + shift;
-    return {(1.0 - y) * x.softplus + y * x.softplus_negative, {x.excess_over(y), -kept * input}};
+    const LabelledLogit<V> x(input, target * kept + shift);
+    return {x.cross_entropy(), {x.turned(x.excess()), -kept * input}};
   }
 };
 

@@ -14,7 +14,7 @@ struct GaussianKl {
   explicit GaussianKl(const double*) {}
 
   template <class V>
-  Partials<V, 2> operator()(V mean, V log_var) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V mean, V log_var) const {
     const V growth = expm1(log_var);
     return {0.5 * (mean * mean + (growth - log_var)), {mean, 0.5 * growth}};
   }

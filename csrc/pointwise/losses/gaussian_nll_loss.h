@@ -20,7 +20,7 @@ struct GaussianNllLoss {
       : constant(parameters[0] != 0 ? 0.91893853320467274178 : 0), eps(parameters[1]) {}
 
   template <class V>
-  Partials<V, 3> operator()(V input, V target, V var) const {
+  FUSEDLOSS_INLINE Partials<V, 3> operator()(V input, V target, V var) const {
     const V r = input - target;
     const V v = max_straight_through(var, eps);
     const V slope = r / v;

@@ -16,7 +16,7 @@ struct HingeEmbeddingLoss {
   explicit HingeEmbeddingLoss(const double* parameters) : margin(parameters[0]) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const V gap = margin - input;
     const auto different = target == V(-1);
     const auto alike = target == V(1);

@@ -18,7 +18,7 @@ struct HuberLoss {
   explicit HuberLoss(const double* parameters) : delta(parameters[0]) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const V r = input - target;
     const V magnitude = abs(r);
     const V inside = min(magnitude, delta);

@@ -17,7 +17,7 @@ struct KlDiv {
   explicit KlDiv(const double* parameters) : log_target(parameters[0] != 0) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const V p = log_target ? exp(target) : target;
     const V log_p = log_target ? target : log(target);
     const V excess = log_p - input;

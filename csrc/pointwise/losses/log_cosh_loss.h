@@ -16,7 +16,7 @@ struct LogCoshLoss {
   explicit LogCoshLoss(const double*) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     constexpr double kLog2 = 0.69314718055994530942;
     const V r = input - target;
     const auto negative = r < V(0);

@@ -19,7 +19,7 @@ struct MarginRankingLoss {
   explicit MarginRankingLoss(const double* parameters) : margin(parameters[0]) {}
 
   template <class V>
-  Partials<V, 3> operator()(V input1, V input2, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 3> operator()(V input1, V input2, V target) const {
     const V lead = input1 - input2;
     const V gap = margin - target * lead;
     const V active = 1.0 - step(-gap);

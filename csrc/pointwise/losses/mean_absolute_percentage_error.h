@@ -15,7 +15,7 @@ struct MeanAbsolutePercentageError {
   explicit MeanAbsolutePercentageError(const double*) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     constexpr double kEpsilon = 1e-7;
     const V r = input - target;
     const V magnitude = abs(target);

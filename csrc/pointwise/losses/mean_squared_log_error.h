@@ -14,7 +14,7 @@ struct MeanSquaredLogError {
   explicit MeanSquaredLogError(const double*) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     constexpr double kEpsilon = 1e-7;
     const V x = max(input, kEpsilon);
     const V y = max(target, kEpsilon);

@@ -20,7 +20,7 @@ struct PoissonNllLoss {
       : log_input(parameters[0] != 0), full(parameters[1] != 0), eps(parameters[2]) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     Partials<V, 2> f = log_input ? of_log_rate(input, target) : of_rate(input, target);
     if (full) {
       constexpr double kHalfLog2Pi = 0.91893853320467274178;
@@ -34,12 +34,12 @@ struct PoissonNllLoss {
 
  private:
   template <class V>
-  static Partials<V, 2> of_log_rate(V input, V target) {
+  FUSEDLOSS_INLINE static Partials<V, 2> of_log_rate(V input, V target) {
     const V rate = exp(input);
     return {rate - target * input, {rate - target, -input}};
   }
   template <class V>
-  Partials<V, 2> of_rate(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> of_rate(V input, V target) const {
     const V rate = input + eps;
     const V log_rate = log(rate);
     return {input - target * log_rate, {1.0 - target / rate, -log_rate}};

@@ -21,14 +21,14 @@ struct QuantileLoss {
   explicit QuantileLoss(const double* parameters) : q(parameters[0]) {}
 
   template <class V>
-  Partials<V, 3> operator()(V input, V target, V quantile) const {
+  FUSEDLOSS_INLINE Partials<V, 3> operator()(V input, V target, V quantile) const {
     const V d = target - input;
     const V side = select(d < V(0), quantile - 1.0, quantile);
     const V slope = abs(sign(d)) * side;
     return {d * side, {-slope, slope, d}};
   }
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const auto f = (*this)(input, target, V(q));
     return {f.value, {f.slope[0], f.slope[1]}};
   }

@@ -3,9 +3,9 @@
 //   a = alpha t + (1 - alpha) (1 - t)   1 if alpha < 0
 //   f = a q^gamma bce(x, t)
 //   df/dx = a q^gamma (gamma (q'/q) bce + p - t),   q'/q = p (1 - p) (1 - 2 t) / q
-// In general q is kept as its logarithm: with e = exp(-|x|), q = (A + e B) / (1 + e), where A is what the target gives
-// to the other side than x's sign and B = 1 - A. A sure and right answer has A = 0, and log q = -|x| - log(1 + e) stays
-// finite where q itself is 0.
+// With e = exp(-|x|), q = wrong / (1 + e), where wrong = A + e B, A is what the target gives to the other side than x's
+// sign and B = 1 - A. In general q is kept as its logarithm: a sure and right answer has A = 0, and
+// log q = -|x| - log(1 + e) stays finite where q itself is 0.
 // Source: Lin et al. 2017, Focal Loss for Dense Object Detection; torchvision.ops.sigmoid_focal_loss.
 #pragma once
 #include "core/logistic.h"
@@ -13,60 +13,69 @@
 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
-struct SigmoidFocalLoss {
-  static constexpr Description about{.name = "sigmoid_focal_loss",
-                                     .operands = {"input", "target"},
-                                     .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
-                                     .shapes = Shapes::same};
+// gamma = 2, everybody's choice, is a formula of its own: without a logarithm, and nothing is divided by q.
+template <bool gamma_is_2>
+struct SigmoidFocalFormula {
   double base, tilt, gamma;  // a = base + tilt t
-  explicit SigmoidFocalLoss(const double* parameters)
+  FUSEDLOSS_INLINE explicit SigmoidFocalFormula(const double* parameters)
       : base(parameters[0] < 0 ? 1 : 1 - parameters[0]),
         tilt(parameters[0] < 0 ? 0 : 2 * parameters[0] - 1),
         gamma(parameters[1]) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
-    const Logistic<V> x(input);
-    const Focus<V> focus = gamma == 2 ? squared(target, x) : general(input, target, x);
-    const V bce = (1.0 - target) * x.softplus + target * x.softplus_negative;
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
+    const LabelledLogit<V> x(input, target);
+    const V wrong = x.other + x.small * x.own;
+    const V bce = x.cross_entropy();
     const V a = base + tilt * target;
-    const V by_input = a * (focus.by_logit * (1.0 - 2.0 * target) * bce + focus.value * x.excess_over(target));
-    const V by_target =
-        focus.value * (tilt * bce - a * input) + a * focus.by_wrong * (x.sigmoid_negative - x.sigmoid) * bce;
-    return {a * focus.value * bce, {by_input, by_target}};
+    const Focus<V> focus = focus_on(wrong, x);
+    const V aq = a * focus.outer;
+    const V by_input = aq * (focus.by_logit * (x.other - x.own) * bce + focus.inner * x.excess());
+    const V by_target = focus.outer * (focus.inner * (tilt * bce - a * input) +
+                                       a * focus.by_wrong * x.turned(x.smaller - x.larger) * bce);
+    return {aq * (focus.inner * bce), {x.turned(by_input), by_target}};
   }
 
  private:
+  // q^gamma = outer inner; its derivative with respect to q is outer by_wrong, and that times p (1 - p) outer by_logit.
   template <class V>
   struct Focus {
-    V value;     // q^gamma
-    V by_wrong;  // its derivative with respect to q
-    V by_logit;  // that times p (1 - p)
+    V outer, inner, by_wrong, by_logit;
   };
 
-  // gamma = 2, everybody's choice: without a logarithm, and nothing is divided by q.
   template <class V>
-  FUSEDLOSS_INLINE static Focus<V> squared(V target, const Logistic<V>& x) {
-    const V q = (1.0 - target) * x.sigmoid + target * x.sigmoid_negative;
-    const V slope = q + q;
-    return {q * q, slope, slope * (x.sigmoid * x.sigmoid_negative)};
+  FUSEDLOSS_INLINE Focus<V> focus_on(V wrong, const LabelledLogit<V>& x) const {
+    if constexpr (gamma_is_2) {
+      const V q = wrong * x.larger;
+      return {q, q, 2, 2.0 * (x.larger * x.smaller)};
+    } else {
+      return focus_by_logarithm(wrong, x);
+    }
   }
-
   template <class V>
-  FUSEDLOSS_INLINE Focus<V> general(V input, V target, const Logistic<V>& x) const {
+  FUSEDLOSS_INLINE Focus<V> focus_by_logarithm(V wrong, const LabelledLogit<V>& x) const {
     constexpr auto kTiny = MathConstants<typename V::Scalar>::kSmallestNormal;
-    const auto negative = input < V(0);
-    const V other = select(negative, target, 1.0 - target);
-    const V wrong = other + x.small * (1.0 - other);
-    const auto sure = other == V(0);
+    const auto sure = x.other == V(0);
     // Where `other` is 0, its first order carries the derivative with respect to the target.
     V change = 0;
-    if constexpr (is_dual<V>) change = other * (1.0 - x.small) / max(x.small, kTiny);
-    const V log_q = select(sure, select(negative, input, -input) + change, log(wrong)) - x.log1p_small;
+    if constexpr (is_dual<V>) change = x.other * (1.0 - x.small) / max(x.small, kTiny);
+    const V log_q = select(sure, change - x.magnitude, log(wrong)) - x.log1p_small;
     const V relative = select(sure, 1.0 - change, x.small / wrong) / (1.0 + x.small);  // p (1 - p) / q
     const V value = exp(gamma * log_q);
     // Where q is not even the smallest number, q^gamma decides.
-    return {value, gamma * value / max(exp(log_q), kTiny), gamma * value * relative};
+    return {1, value, gamma * value / max(exp(log_q), kTiny), gamma * value * relative};
+  }
+};
+
+struct SigmoidFocalLoss {
+  static constexpr Description about{.name = "sigmoid_focal_loss",
+                                     .operands = {"input", "target"},
+                                     .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
+                                     .shapes = Shapes::same};
+  template <class Use>
+  static auto with_formula(const double* parameters, Use use) {
+    return parameters[1] == 2 ? use(SigmoidFocalFormula<true>(parameters))
+                              : use(SigmoidFocalFormula<false>(parameters));
   }
 };
 

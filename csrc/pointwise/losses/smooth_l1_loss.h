@@ -18,7 +18,7 @@ struct SmoothL1Loss {
   explicit SmoothL1Loss(const double* parameters) : beta(parameters[0]) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const V r = input - target;
     const V magnitude = abs(r);
     const auto inside = magnitude < V(beta);

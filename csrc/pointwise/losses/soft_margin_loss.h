@@ -13,9 +13,9 @@ struct SoftMarginLoss {
   explicit SoftMarginLoss(const double*) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const Logistic<V> z(-target * input);
-    return {z.softplus, {-target * z.sigmoid, -input * z.sigmoid}};
+    return {z.softplus(), {-target * z.sigmoid(), -input * z.sigmoid()}};
   }
 };
 

@@ -22,7 +22,7 @@ struct SquaredHingeLoss {
       : scale(parameters[0] != 0 ? 2 : 1), shift(parameters[0] != 0 ? -1 : 0) {}
 
   template <class V>
-  Partials<V, 2> operator()(V input, V target) const {
+  FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const V y = scale * target + shift;
     const V margin = 1.0 - y * input;
     const V active = max(margin, 0);
