@@ -18,17 +18,17 @@ struct Float16 {
 };
 
 template <class To, class From>
-inline To bit_copy(From from) {
+FUSEDLOSS_INLINE To bit_copy(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof to);
   return to;
 }
 
-inline float to_float(BFloat16 x) { return bit_copy<float>(uint32_t(x.bits) << 16); }
+FUSEDLOSS_INLINE float to_float(BFloat16 x) { return bit_copy<float>(uint32_t(x.bits) << 16); }
 
 // Normal numbers by moving the fields, subnormal ones as the integer they are times 2^-24.
-inline float to_float(Float16 x) {
+FUSEDLOSS_INLINE float to_float(Float16 x) {
   const uint32_t magnitude = x.bits & 0x7fffu;
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
   const uint32_t moved = (magnitude << 13) + (magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u);
@@ -37,14 +37,14 @@ inline float to_float(Float16 x) {
 }
 
 // To nearest, ties to even; NaN stays NaN.
-inline BFloat16 to_bfloat16(float x) {
+FUSEDLOSS_INLINE BFloat16 to_bfloat16(float x) {
   const uint32_t bits = bit_copy<uint32_t>(x);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
   return {uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
 }
 
 // To nearest, ties to even. Below 2^-14, adding 0.5 puts the last bit of the result where float rounds.
-inline Float16 to_float16(float x) {
+FUSEDLOSS_INLINE Float16 to_float16(float x) {
   const uint32_t bits = bit_copy<uint32_t>(x);
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
@@ -56,7 +56,7 @@ inline Float16 to_float16(float x) {
 }
 
 template <class To, class From>
-inline To convert(From x) {
+FUSEDLOSS_INLINE To convert(From x) {
   if constexpr (std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>)
     return To(to_float(x));
   else if constexpr (std::is_same_v<To, BFloat16>)

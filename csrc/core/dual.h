@@ -11,8 +11,8 @@ struct Dual {
   V value, dot;
 
   Dual() = default;
-  Dual(double constant) : value(constant), dot(0) {}
-  Dual(V value, V dot) : value(value), dot(dot) {}
+  FUSEDLOSS_INLINE Dual(double constant) : value(constant), dot(0) {}
+  FUSEDLOSS_INLINE Dual(V value, V dot) : value(value), dot(dot) {}
 
   FUSEDLOSS_INLINE friend Dual operator+(Dual a, Dual b) { return {a.value + b.value, a.dot + b.dot}; }
   FUSEDLOSS_INLINE friend Dual operator-(Dual a, Dual b) { return {a.value - b.value, a.dot - b.dot}; }

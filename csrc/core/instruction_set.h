@@ -8,5 +8,9 @@
 #define FUSEDLOSS_REGISTER_BYTES 16
 #endif
 
-// Inlined always: a call would hide from the compiler which results are not used.
+// Inlined always: a call would hide from the compiler which results are not used. Under nvcc for the GPU too.
+#ifdef __CUDACC__
+#define FUSEDLOSS_INLINE __host__ __device__ __forceinline__
+#else
 #define FUSEDLOSS_INLINE [[gnu::always_inline]] inline
+#endif

@@ -18,7 +18,7 @@ struct Sum {
 };
 
 // Their sum as one number. An infinite total has lost nothing that is known: inf - inf.
-inline double value_of(const Sum<double>& sum) {
+FUSEDLOSS_INLINE double value_of(const Sum<double>& sum) {
   return __builtin_isfinite(sum.lost) ? sum.total + sum.lost : sum.total;
 }
 

@@ -19,6 +19,7 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include "pointwise/device_pass.h"
 #include "pointwise/op.h"
 
 namespace fusedloss::pointwise::autograd {
@@ -101,10 +102,10 @@ bool any_defined(const Tensors& tensors) {
   return tensors[0].defined() || tensors[1].defined() || tensors[2].defined();
 }
 
+bool is_plain(const at::Tensor& t) { return !at::isTensorSubclassLike(t) && !c10::impl::dispatch_mode_enabled(); }
+
 // The number in a gradient may be looked at where that neither waits for a device nor ends a trace.
-bool readable(const at::Tensor& grad) {
-  return grad.is_cpu() && !at::isTensorSubclassLike(grad) && !c10::impl::dispatch_mode_enabled();
-}
+bool readable(const at::Tensor& grad) { return grad.is_cpu() && !on_device(grad) && is_plain(grad); }
 
 // ---- NAME -----------------------------------------------------------------------------------------------------
 
@@ -147,11 +148,18 @@ class ValueBackward final : public LossNode {
     const bool own = !torch::autograd::get_current_graph_task_keep_graph();
     if (own) gradients_[k].reset_data();
     const bool half = c10::isReducedFloatingType(gradient.scalar_type());
-    if (!readable(grad)) return half ? at::Tensor() : at::mul(gradient, grad).to(gradient.scalar_type());
+    if (!readable(grad)) return half ? at::Tensor() : scaled_unseen(gradient, grad, own);
     const double factor = grad.item().toDouble();
     if (factor == 1) return own ? gradient : gradient.clone();
     if (half) return {};
     return own ? gradient.mul_(factor) : at::mul(gradient, factor);
+  }
+  // Times a number that the host does not see.
+  static at::Tensor scaled_unseen(const at::Tensor& gradient, const at::Tensor& grad, bool own) {
+    if (!own || !on_device(gradient) || !is_plain(gradient) || !is_plain(grad) || !grad.is_floating_point())
+      return at::mul(gradient, grad).to(gradient.scalar_type());
+    if constexpr (kHasDevice) rescale_on_device(gradient, grad);
+    return gradient;
   }
   void release_more() override {
     for (SavedVariable& gradient : gradients_) gradient.reset_data();
@@ -332,10 +340,10 @@ at::Tensor value(const Loss& loss, const Arguments& a) {
   }
   at::Tensor result;
   {
-    // In a trace a half gradient could not be used: its incoming one is not known to be 1.
+    // In a trace and on a device a half gradient could not be used: its incoming one is not known to be 1.
     const at::Tensor& input = a.operands[0];
-    const bool keeps = a.reduction != Reduction::none &&
-                       !(c10::isReducedFloatingType(input.scalar_type()) && at::isTensorSubclassLike(input));
+    const bool unseen = at::isTensorSubclassLike(input) || on_device(input);
+    const bool keeps = a.reduction != Reduction::none && !(c10::isReducedFloatingType(input.scalar_type()) && unseen);
     at::AutoDispatchBelowADInplaceOrView below;
     if (node && keeps) {
       Gradients made = call_value_and_gradient(loss, requiring_grad(a.operands), a);

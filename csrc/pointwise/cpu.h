@@ -1,72 +1,36 @@
 // The tile functions of a loss on the CPU: its formula over registers of lanes.
 // Compiled once for every loss and instruction set, by files that CMake writes (cmake/Pointwise.cmake).
 #pragma once
-#include "core/dual.h"
 #include "core/sum.h"
-#include "pointwise/kernel.h"
+#include "pointwise/compute.h"
 
 namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
 
-// Calls use(formula) with the formula of a loss for these parameters. A loss that has several says so with a
-// with_formula of its own: a branch inside of the loop over elements would keep both in registers.
-template <class Loss, class Use>
-auto with_formula(const double* parameters, Use use) {
-  if constexpr (requires { Loss::with_formula(parameters, use); })
-    return Loss::with_formula(parameters, use);
-  else
-    return use(Loss(parameters));
-}
-
-template <class Formula, class V, int N>
-FUSEDLOSS_INLINE Partials<V, N> evaluate(const Formula& formula, const V (&x)[N]) {
-  if constexpr (N == 2)
-    return formula(x[0], x[1]);
-  else
-    return formula(x[0], x[1], x[2]);
-}
-
-// Computes the lanes of a tile from i on and returns their weighted values, unscaled.
-template <class T, int N, Mode mode, class Formula>
-FUSEDLOSS_INLINE Lanes<T> compute(const Formula& formula, const Tile<T>& tile, int64_t i) {
+// The lanes of a tile from i on.
+template <class T>
+class TileAccess {
+ public:
   using V = Lanes<T>;
-  const auto weighted = [&](V x) { return tile.weight ? V::load(tile.weight + i) * x : x; };
-  const V scale = tile.scale;
-  V x[N];
-  for (int k = 0; k < N; ++k) x[k] = V::load(tile.operands[k] + i);
+  TileAccess(const Tile<T>& tile, int64_t i) : tile_(tile), i_(i) {}
 
-  if constexpr (mode == Mode::value || mode == Mode::value_and_gradient) {
-    const auto f = evaluate(formula, x);
-    const V value = weighted(f.value);
-    if (tile.value) (value * scale).store(tile.value + i);
-    const V factor = weighted(scale);
-    if constexpr (mode == Mode::value_and_gradient)
-      for (int k = 0; k < N; ++k)
-        if (tile.gradients[k]) (factor * f.slope[k]).store(tile.gradients[k] + i);
-    return value;
-  } else if constexpr (mode == Mode::gradient) {
-    const auto f = evaluate(formula, x);
-    const V factor = weighted(scale) * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
-    for (int k = 0; k < N; ++k)
-      if (tile.gradients[k]) (factor * f.slope[k]).store(tile.gradients[k] + i);
-    return V(0);
-  } else if constexpr (mode == Mode::jvp) {
-    const auto f = evaluate(formula, x);
-    V change = 0;
-    for (int k = 0; k < N; ++k)
-      if (tile.tangents[k]) change = change + f.slope[k] * V::load(tile.tangents[k] + i);
-    const V value = weighted(change);
-    if (tile.value) (value * scale).store(tile.value + i);
-    return value;
-  } else {
-    Dual<V> moving[N];
-    for (int k = 0; k < N; ++k) moving[k] = {x[k], tile.tangents[k] ? V::load(tile.tangents[k] + i) : V(0)};
-    const auto f = evaluate(formula, moving);
-    const V factor = weighted(scale) * (tile.grad_output ? V::load(tile.grad_output + i) : V(1));
-    for (int k = 0; k < N; ++k)
-      if (tile.gradients[k]) (factor * f.slope[k].dot).store(tile.gradients[k] + i);
-    return V(0);
+  FUSEDLOSS_INLINE V operand(int k) const { return V::load(tile_.operands[k] + i_); }
+  FUSEDLOSS_INLINE V tangent(int k) const { return V::load(tile_.tangents[k] + i_); }
+  FUSEDLOSS_INLINE V weight() const { return V::load(tile_.weight + i_); }
+  FUSEDLOSS_INLINE V grad_output() const { return V::load(tile_.grad_output + i_); }
+  FUSEDLOSS_INLINE V scale() const { return tile_.scale; }
+  FUSEDLOSS_INLINE bool has_tangent(int k) const { return tile_.tangents[k]; }
+  FUSEDLOSS_INLINE bool has_weight() const { return tile_.weight; }
+  FUSEDLOSS_INLINE bool has_grad_output() const { return tile_.grad_output; }
+  FUSEDLOSS_INLINE void value(V x) {
+    if (tile_.value) x.store(tile_.value + i_);
   }
-}
+  FUSEDLOSS_INLINE bool wants_gradient(int k) const { return tile_.gradients[k]; }
+  FUSEDLOSS_INLINE void gradient(int k, V x) { x.store(tile_.gradients[k] + i_); }
+
+ private:
+  const Tile<T>& tile_;
+  const int64_t i_;
+};
 
 // The lanes of a sum as one number.
 template <class T>
@@ -90,7 +54,8 @@ double run_registers(Formula formula, const Tile<T>& tile) {
   int waiting = 0;
   for (int64_t i = 0; i < tile.count; i += V::size) {
     const int64_t rest = tile.count - i;
-    const V values = compute<T, N, mode>(formula, tile, rest < V::size ? tile.count - V::size : i);
+    TileAccess<T> at(tile, rest < V::size ? tile.count - V::size : i);
+    const V values = compute<N, mode>(formula, at);
     together = together + (rest < V::size ? values.last(rest) : values);
     if (++waiting < kTogether) continue;
     sum.add(together);

@@ -17,10 +17,17 @@ template <class S, class T>
 void load_run(const S* source, T* destination, const Run& run) {
   source += run.offset;
   destination += run.at;
-  if (run.stride == 1 && run.step == 1)
-    for (int64_t i = 0; i < run.length; ++i) destination[i] = convert<T>(source[i]);
-  else
+  if (run.stride == 1 && run.step == 1) {
+    constexpr int64_t kLine = 64 / sizeof(S);
+    int64_t i = 0;
+    for (; i + kLine <= run.length; i += kLine) {
+      __builtin_prefetch(source + i + kTile);
+      for (int64_t k = 0; k < kLine; ++k) destination[i + k] = convert<T>(source[i + k]);
+    }
+    for (; i < run.length; ++i) destination[i] = convert<T>(source[i]);
+  } else {
     for (int64_t i = 0; i < run.length; ++i) destination[i * run.step] = convert<T>(source[i * run.stride]);
+  }
 }
 
 template <class S, class T>
@@ -81,6 +88,21 @@ constexpr bool kStreams = false;
 #endif
 
 template <class T>
+void stream_tile(const View& view, const Part& part, const T* buffer) {
+  visit_floating(view.dtype, [&](auto element) {
+    using S = decltype(element);
+    S* destination = static_cast<S*>(view.data) + part.start;
+    if constexpr (std::is_same_v<S, T>) {
+      stream_out(buffer, destination, part.count);
+    } else {
+      alignas(64) S converted[kTile];
+      store_run(buffer, converted, Run{0, 1, 0, 1, part.count});
+      stream_out(converted, destination, part.count);
+    }
+  });
+}
+
+template <class T>
 constexpr DType kNative = DType::float32;
 template <>
 constexpr DType kNative<double> = DType::float64;
@@ -91,7 +113,7 @@ class Stream {
  public:
   Stream(const Pass& pass, const View& view) : pass_(pass), view_(view) {
     in_place_ = stretches(pass, view) && view.dtype == kNative<T>;
-    streamed_ = kStreams && in_place_ && pass.count * int64_t(sizeof(T)) >= kStreamedBytes &&
+    streamed_ = kStreams && stretches(pass, view) && pass.count * size_of(view.dtype) >= kStreamedBytes &&
                 reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
     if (view.constant && view.data) {
       visit(view.dtype, [&](auto element) {
@@ -114,7 +136,7 @@ class Stream {
   void write(const Part& part) {
     if (!view_.data) return;
     if (streamed_)
-      stream_out(buffer_, static_cast<T*>(view_.data) + part.start, part.count);
+      stream_tile(view_, part, buffer_);
     else if (!in_place_)
       store_tile(pass_, view_, part, buffer_);
   }

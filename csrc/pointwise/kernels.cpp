@@ -7,7 +7,10 @@
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
+#include <deque>
+
 #include "core/sum.h"
+#include "pointwise/device_pass.h"
 #include "pointwise/op.h"
 #include "pointwise/tiles.h"
 #include "torch/allocate.h"
@@ -29,10 +32,10 @@ void check_device(const Description& about, const char* name, const at::Tensor& 
 
 void check_devices(const Description& about, const Arguments& a) {
   const at::Device device = a.operands[0].device();
-  TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu() || device.is_meta(), about.name, ": ", about.operands[0],
-                              " is on a device of type ", device.type(),
-                              ", for which this build of fusedloss has no kernels (it has: cpu). Move the tensors to "
-                              "the CPU, or rebuild fusedloss with support for the device.");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      device.is_cpu() || device.is_meta() || (kHasDevice && device.is_cuda()), about.name, ": ", about.operands[0],
+      " is on a device of type ", device.type(), ", for which this build of fusedloss has no kernels (it has: cpu",
+      kHasDevice ? ", cuda" : "", "). Move the tensors to the CPU, or rebuild fusedloss with support for the device.");
   for (int k = 1; k < kMaxOperands; ++k) check_device(about, about.operands[k], a.operands[k], a.operands[0]);
   check_device(about, "weight", a.weight, a.operands[0]);
 }
@@ -148,9 +151,11 @@ class Call {
     for (int k = 0; k < kMaxOperands; ++k) show(a.operands[k], pass_.operands[k]);
     show(a.weight, pass_.weight);
   }
+  Call(const Call&) = delete;  // shown_ points into it
 
   bool reduces() const { return a_.reduction != Reduction::none; }
-  bool computes() const { return a_.operands[0].is_cpu(); }
+  bool computes() const { return !a_.operands[0].is_meta(); }
+  bool on_host() const { return computes() && !on_device(a_.operands[0]); }
 
   void take_tangents(const Tensors& tangents) {
     constexpr const char* kNames[kMaxOperands] = {"tangent0", "tangent1", "tangent2"};
@@ -169,7 +174,10 @@ class Call {
     check_device(about_, "grad_output", grad_output, a_.operands[0]);
     check_fits(reduces() ? SymShape{} : shape_, about_, "grad_output", grad_output);
     if (!reduces()) return show(grad_output_, pass_.grad_output);
-    if (computes()) pass_.scale *= grad_output.item().toDouble();
+    if (on_host())
+      pass_.scale *= grad_output.item().toDouble();
+    else if (computes())
+      point(pass_.factor, floating(grad_output_));
   }
   // Where results go: the value of an unreduced loss, and gradients in the shape of the loss.
   void make_value() {
@@ -198,6 +206,7 @@ class Call {
       domains[k] = about_.domain(k, pass_.parameters);
       any &= domains[k] == Domain::any;
     }
+    if (!on_host()) return run_on_device(mode, checked ? domains : nullptr);
     const double sum = run_blocks(mode, checked && !any ? domains : nullptr);
     if (value_.defined() && reduces()) fill(value_, sum / denominator());
   }
@@ -220,7 +229,30 @@ class Call {
     return sum_to(gradients_[k], x.sym_sizes()).to(x.scalar_type());
   }
   void show(const at::Tensor& tensor, View& view) {
-    if (tensor.defined()) shown_.push_back({&tensor, &view});
+    if (!tensor.defined()) return;
+    shown_.push_back({computes() && !on_host() ? &floating(tensor) : &tensor, &view});
+  }
+
+  // The CUDA kernels read floating types only: integers are rare there, and every type more makes all kernels larger.
+  const at::Tensor& floating(const at::Tensor& tensor) {
+    if (c10::isFloatingType(tensor.scalar_type())) return tensor;
+    converted_.push_back(tensor.to(compute_));
+    return converted_.back();
+  }
+  static void point(View& view, const at::Tensor& tensor) {
+    view.data = const_cast<void*>(tensor.const_data_ptr());
+    view.dtype = dtype_of(tensor);
+  }
+
+  void run_on_device(Mode mode, const Domain* domains) {
+    if (domains) std::copy_n(domains, kMaxOperands, pass_.domains);
+    if (value_.defined() && reduces()) {
+      point(pass_.sum, value_);
+      pass_.denominator = denominator();
+    }
+    if constexpr (kHasDevice)
+      pointwise::run_on_device(loss_, pass_, mode, a_.operands[2].defined() ? 3 : 2, compute_ == at::kDouble,
+                               a_.operands[0]);
   }
 
   static at::Tensor sum_to(const at::Tensor& tensor, c10::SymIntArrayRef shape) {
@@ -237,7 +269,7 @@ class Call {
     if (!denominator_) denominator_ = make_denominator();
     return *denominator_;
   }
-  double make_denominator() const {
+  double make_denominator() {
     const auto numel = double(c10::multiply_integers(C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(shape_))));
     switch (a_.reduction) {
       case Reduction::mean: return about_.weighted_mean && a_.weight.defined() ? sum_of_weights(numel) : numel;
@@ -250,8 +282,13 @@ class Call {
       default: return 1;
     }
   }
-  double sum_of_weights(double numel) const {
-    return at::sum(a_.weight, at::kDouble).item().toDouble() * (numel / double(a_.weight.numel()));
+  double sum_of_weights(double numel) {
+    const at::Tensor sum = at::sum(a_.weight, at::kDouble);
+    const double repeats = numel / double(a_.weight.numel());
+    if (on_host()) return sum.item().toDouble() * repeats;
+    converted_.push_back(sum);
+    pass_.divisor = sum.const_data_ptr<double>();
+    return repeats;
   }
 
   static void fill(const at::Tensor& scalar, double value) {
@@ -307,8 +344,9 @@ class Call {
   SymShape shape_;
   at::ScalarType dtype_, compute_;
   std::optional<double> denominator_;
-  Pass pass_;
+  DevicePass pass_;
   c10::SmallVector<Shown, 16> shown_;
+  std::deque<at::Tensor> converted_;  // what the device needs beside the arguments
   at::Tensor value_, grad_output_;
   Tensors gradients_;
 };

@@ -13,6 +13,14 @@ namespace fusedloss::pointwise {
 #include "pointwise/losses.def"
 #undef POINTWISE_LOSS
 extern const Engine engine_DEFAULT, engine_AVX2, engine_AVX512;
+#if defined(FUSEDLOSS_CUDA) || defined(FUSEDLOSS_EMULATED)
+#define POINTWISE_LOSS(name, Formula) extern const DeviceFunction name##_device;
+#include "pointwise/losses.def"
+#undef POINTWISE_LOSS
+#define FUSEDLOSS_DEVICE(name) name##_device
+#else
+#define FUSEDLOSS_DEVICE(name) nullptr
+#endif
 
 namespace {
 
@@ -49,7 +57,7 @@ const T& choose(const T& baseline, [[maybe_unused]] const T* avx2, [[maybe_unuse
 
 const std::array<Loss, kLosses>& losses() {
   static const std::array<Loss, kLosses> all{{
-#define POINTWISE_LOSS(name, Formula) {&name##_about, &FUSEDLOSS_CHOOSE(name)},
+#define POINTWISE_LOSS(name, Formula) {&name##_about, &FUSEDLOSS_CHOOSE(name), FUSEDLOSS_DEVICE(name)},
 #include "pointwise/losses.def"
 #undef POINTWISE_LOSS
   }};

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 
+#include "pointwise/device.h"
 #include "pointwise/kernel.h"
 
 namespace fusedloss::pointwise {
@@ -15,6 +16,7 @@ inline constexpr int kLosses = 0
 struct Loss {
   const Description* about;
   const TileFunctions* functions;  // for this processor
+  DeviceFunction device;           // null in a build without CUDA
 };
 
 const std::array<Loss, kLosses>& losses();
@@ -22,6 +24,13 @@ const std::array<Loss, kLosses>& losses();
 // The engine for this processor, and the name of its instruction set.
 const Engine& engine();
 const char* instruction_set();
+
+// Whether there are kernels for CUDA, and the architectures they were built for.
+#if defined(FUSEDLOSS_CUDA) || defined(FUSEDLOSS_EMULATED)
+inline constexpr bool kHasDevice = true;
+#else
+inline constexpr bool kHasDevice = false;
+#endif
 
 // Those that were built, best last.
 constexpr const char* kInstructionSets = FUSEDLOSS_INSTRUCTION_SETS;

@@ -5,21 +5,6 @@
 namespace fusedloss {
 namespace {
 
-DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble: return DType::float64;
-    case at::kHalf: return DType::float16;
-    case at::kBFloat16: return DType::bfloat16;
-    case at::kLong: return DType::int64;
-    case at::kInt: return DType::int32;
-    case at::kShort: return DType::int16;
-    case at::kChar: return DType::int8;
-    case at::kByte: return DType::uint8;
-    case at::kBool: return DType::boolean;
-    default: return DType::float32;
-  }
-}
-
 // Every tensor has the whole shape and lies in memory in its order, or is a single element: one dimension does.
 bool all_simple(at::IntArrayRef shape, c10::ArrayRef<Shown> tensors) {
   for (const Shown& shown : tensors) {
@@ -115,6 +100,21 @@ void classify(const Extent& extent, View& view) {
 }
 
 }  // namespace
+
+DType dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble: return DType::float64;
+    case at::kHalf: return DType::float16;
+    case at::kBFloat16: return DType::bfloat16;
+    case at::kLong: return DType::int64;
+    case at::kInt: return DType::int32;
+    case at::kShort: return DType::int16;
+    case at::kChar: return DType::int8;
+    case at::kByte: return DType::uint8;
+    case at::kBool: return DType::boolean;
+    default: return DType::float32;
+  }
+}
 
 void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> all) {
   c10::SmallVector<Shown, 16> tensors;

@@ -12,6 +12,9 @@ struct Shown {
   View* view;
 };
 
+// The element type of a tensor that check_real (torch/checks.h) has accepted.
+DType dtype_of(const at::Tensor& tensor);
+
 // Fills the extent and every view. Each tensor broadcasts to `shape`.
 void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> tensors);
 

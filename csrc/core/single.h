@@ -1,0 +1,58 @@
+// Single<T>: a lane of one, the type on which the formulas run on CUDA. The interface is that of core/lanes.h and
+// core/math.h; the functions are those of the platform.
+#pragma once
+#include <cmath>
+
+#include "core/dual.h"
+
+namespace fusedloss::inline FUSEDLOSS_SET {
+
+template <class T>
+struct Single {
+  using Scalar = T;
+
+  struct Mask {
+    bool holds;
+    FUSEDLOSS_INLINE friend Mask operator&(Mask a, Mask b) { return {a.holds && b.holds}; }
+    FUSEDLOSS_INLINE friend Mask operator|(Mask a, Mask b) { return {a.holds || b.holds}; }
+    FUSEDLOSS_INLINE friend Mask operator!(Mask a) { return {!a.holds}; }
+  };
+
+  T raw;
+
+  Single() = default;
+  FUSEDLOSS_INLINE Single(double value) : raw(T(value)) {}
+  static FUSEDLOSS_INLINE Single of(T value) {
+    Single result;
+    result.raw = value;
+    return result;
+  }
+
+  FUSEDLOSS_INLINE friend Single operator+(Single a, Single b) { return of(a.raw + b.raw); }
+  FUSEDLOSS_INLINE friend Single operator-(Single a, Single b) { return of(a.raw - b.raw); }
+  FUSEDLOSS_INLINE friend Single operator*(Single a, Single b) { return of(a.raw * b.raw); }
+  FUSEDLOSS_INLINE friend Single operator/(Single a, Single b) { return of(a.raw / b.raw); }
+  FUSEDLOSS_INLINE friend Single operator-(Single a) { return of(-a.raw); }
+  FUSEDLOSS_INLINE friend Mask operator<(Single a, Single b) { return {a.raw < b.raw}; }
+  FUSEDLOSS_INLINE friend Mask operator<=(Single a, Single b) { return {a.raw <= b.raw}; }
+  FUSEDLOSS_INLINE friend Mask operator>(Single a, Single b) { return {a.raw > b.raw}; }
+  FUSEDLOSS_INLINE friend Mask operator>=(Single a, Single b) { return {a.raw >= b.raw}; }
+  FUSEDLOSS_INLINE friend Mask operator==(Single a, Single b) { return {a.raw == b.raw}; }
+  FUSEDLOSS_INLINE friend Single select(Mask mask, Single a, Single b) { return mask.holds ? a : b; }
+
+  FUSEDLOSS_INLINE friend Single max(Single a, T b) { return b > a.raw ? of(b) : a; }
+  FUSEDLOSS_INLINE friend Single min(Single a, T b) { return b < a.raw ? of(b) : a; }
+  FUSEDLOSS_INLINE friend Single max_straight_through(Single x, T bound) { return max(x, bound); }
+  FUSEDLOSS_INLINE friend Single abs(Single x) { return of(std::fabs(x.raw)); }
+  FUSEDLOSS_INLINE friend Single sign(Single x) { return x.raw > 0 ? of(1) : x.raw < 0 ? of(-1) : x; }
+  FUSEDLOSS_INLINE friend Single exp(Single x) { return of(std::exp(x.raw)); }
+  FUSEDLOSS_INLINE friend Single exp_bounded(Single x) { return exp(x); }
+  FUSEDLOSS_INLINE friend Single expm1(Single x) { return of(std::expm1(x.raw)); }
+  FUSEDLOSS_INLINE friend Single log(Single x) { return of(std::log(x.raw)); }
+  FUSEDLOSS_INLINE friend Single log1p(Single x) { return of(std::log1p(x.raw)); }
+  FUSEDLOSS_INLINE friend Single log1p_unit(Single x) { return log1p(x); }
+  FUSEDLOSS_INLINE friend Single log1p_unit(Single x, Single) { return log1p(x); }
+  FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(1 / x.raw); }
+};
+
+}  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -1,0 +1,69 @@
+// The CUDA side of the pointwise ops that needs torch: streams, scratch memory, errors.
+#include "pointwise/device_pass.h"
+
+#ifndef FUSEDLOSS_EMULATED
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#endif
+#include <ATen/ops/empty.h>
+
+namespace fusedloss::pointwise {
+namespace {
+
+void check(int error, const char* name) { TORCH_CHECK(error == 0, name, ": CUDA: ", describe_device_error(error)); }
+
+// Makes the tensor's device the current one while it lives, and knows the stream that torch uses there.
+#ifdef FUSEDLOSS_EMULATED
+struct OnDevice {
+  explicit OnDevice(const at::Tensor&) {}
+  void* stream() const { return nullptr; }
+};
+#else
+class OnDevice {
+ public:
+  explicit OnDevice(const at::Tensor& tensor) : guard_(tensor.device()) {}
+  void* stream() const {
+    const at::Device device = guard_.current_device();
+    return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+  }
+
+ private:
+  c10::DeviceGuard guard_;
+};
+#endif
+
+int blocks_for(int64_t count, const char* name) {
+  int most = 1;
+  check(blocks_of_one_wave(most), name);
+  const int64_t needed = (count + kDeviceThreads - 1) / kDeviceThreads;
+  return int(std::clamp<int64_t>(needed, 1, most));
+}
+
+}  // namespace
+
+void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, bool wide, const at::Tensor& like) {
+  const char* name = loss.about->name;
+  if (pass.count == 0 && !pass.sum.data) return;
+  const OnDevice device(like);
+  const DeviceLaunch how{mode, operands, wide, blocks_for(pass.count, name), device.stream()};
+  at::Tensor partials;
+  if (pass.sum.data) {
+    partials = at::empty({how.blocks}, like.options().dtype(at::kDouble));
+    pass.partials = partials.mutable_data_ptr<double>();
+  }
+  check(loss.device(pass, how), name);
+  if (pass.sum.data) check(launch_finish(pass, how.blocks, how.stream), name);
+}
+
+void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
+  const OnDevice device(tensor);
+  View data, by;
+  data.data = tensor.mutable_data_ptr();
+  data.dtype = dtype_of(tensor);
+  by.data = const_cast<void*>(factor.const_data_ptr());
+  by.dtype = dtype_of(factor);
+  check(launch_rescale(data, tensor.numel(), by, blocks_for(tensor.numel(), "fusedloss"), device.stream()),
+        "fusedloss");
+}
+
+}  // namespace fusedloss::pointwise
