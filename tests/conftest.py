@@ -1,6 +1,14 @@
-"""Shared by all tests: the number of threads, and the marker of those that the build with sanitizers runs."""
+"""Shared by all tests: the number of threads, the marker of those that the build with sanitizers runs, and `--emulated`.
+
+`pytest --emulated PATH` runs the tests on the extension `_emu` in that file, whose ops run the CUDA kernels on CPU tensors
+(tests/cuda_emulator). It takes the place of `fusedloss._C` before anything imports that.
+"""
 
 from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
 
 import pytest
 import torch
@@ -8,5 +16,27 @@ import torch
 torch.set_num_threads(2)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--emulated", metavar="PATH", help="the extension _emu to test in place of fusedloss._C")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: runs on the build with sanitizers too; must not compile or fork")
+    config.addinivalue_line("markers", "host: about what only the CPU does; not for emulated CUDA kernels")
+    if path := config.getoption("emulated"):
+        loader = importlib.machinery.ExtensionFileLoader("_emu", path)
+        spec = importlib.util.spec_from_loader("_emu", loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        sys.modules["fusedloss._C"] = module
+        import fusedloss
+
+        fusedloss._C = module  # what importing it in the package would have done
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("emulated"):
+        for item in items:
+            if item.get_closest_marker("host"):
+                item.add_marker(pytest.mark.skip(reason="about the CPU"))

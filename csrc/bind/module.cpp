@@ -159,7 +159,7 @@ py::dict describe(const Loss& loss) {
 }  // namespace
 }  // namespace fusedloss
 
-PYBIND11_MODULE(_C, module) {
+PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   using namespace fusedloss;
   bind_losses(module);
   module.def("losses", [] {
@@ -170,6 +170,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", [] {
     return py::dict(py::arg("torch") = FUSEDLOSS_TORCH_VERSION, py::arg("compiler") = FUSEDLOSS_COMPILER,
                     py::arg("instruction_sets") = pointwise::kInstructionSets,
-                    py::arg("instruction_set") = pointwise::instruction_set(), py::arg("cuda_architectures") = "");
+                    py::arg("instruction_set") = pointwise::instruction_set(),
+                    py::arg("cuda_architectures") = FUSEDLOSS_CUDA_NAMES);
   });
 }

@@ -22,7 +22,7 @@ struct Single {
 
   Single() = default;
   FUSEDLOSS_INLINE Single(double value) : raw(T(value)) {}
-  static FUSEDLOSS_INLINE Single of(T value) {
+  FUSEDLOSS_INLINE static Single of(T value) {
     Single result;
     result.raw = value;
     return result;

@@ -1,4 +1,5 @@
 // The CUDA side of the pointwise ops that needs torch: streams, scratch memory, errors.
+#if defined(FUSEDLOSS_CUDA) || defined(FUSEDLOSS_EMULATED)
 #include "pointwise/device_pass.h"
 
 #ifndef FUSEDLOSS_EMULATED
@@ -6,6 +7,8 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #endif
 #include <ATen/ops/empty.h>
+
+#include <algorithm>
 
 namespace fusedloss::pointwise {
 namespace {
@@ -67,3 +70,4 @@ void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
 }
 
 }  // namespace fusedloss::pointwise
+#endif

@@ -15,6 +15,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 struct uint3 {
@@ -36,6 +37,17 @@ using cudaError_t = cudaError;
 using cudaStream_t = struct CUstream_st*;
 
 cudaError_t cudaGetLastError();
+
+// A device small enough that the kernels' loops go round in tests: two multiprocessors of 512 threads.
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxThreadsPerMultiProcessor = 39 };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : 512;
+  return cudaSuccess;
+}
 const char* cudaGetErrorString(cudaError_t error);
 
 namespace fusedloss::emulator {

@@ -1,0 +1,80 @@
+# List cuda_objects: the CUDA kernels, one file for each loss, and what they share. Compiled by calling nvcc
+# on files without torch in them; CMake's own CUDA support would ask for a whole toolkit, and wheels do not look like one.
+#
+# FUSEDLOSS_CUDA=AUTO builds them where nvcc is found: a toolkit of the system, or NVIDIA's wheels in this environment
+# (nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime, nvidia-cuda-cccl).
+set(FUSEDLOSS_CUDA AUTO CACHE STRING "build CUDA kernels: AUTO, ON or OFF")
+set(FUSEDLOSS_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "for which architectures; the last one as PTX too")
+set_property(CACHE FUSEDLOSS_CUDA PROPERTY STRINGS AUTO ON OFF)
+
+set(FUSEDLOSS_HAS_CUDA OFF)
+if(FUSEDLOSS_CUDA AND NOT FUSEDLOSS_EMULATED)
+  execute_process(
+    COMMAND ${Python_EXECUTABLE} -c
+      "import sysconfig, glob; print(*sorted(glob.glob(sysconfig.get_path('purelib') + '/nvidia/c*/')), sep=';')"
+    OUTPUT_VARIABLE wheels OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  find_program(FUSEDLOSS_NVCC nvcc HINTS $ENV{CUDA_HOME} $ENV{CUDA_PATH} PATHS /usr/local/cuda ${wheels} PATH_SUFFIXES bin)
+  if(FUSEDLOSS_NVCC)
+    get_filename_component(toolkit ${FUSEDLOSS_NVCC} REALPATH)
+    get_filename_component(toolkit ${toolkit} DIRECTORY)
+    get_filename_component(toolkit ${toolkit} DIRECTORY)
+    find_library(FUSEDLOSS_CUDART cudart_static
+      PATHS ${toolkit} ${wheels} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib NO_DEFAULT_PATH)
+  endif()
+  if(FUSEDLOSS_NVCC AND FUSEDLOSS_CUDART)
+    set(FUSEDLOSS_HAS_CUDA ON)
+  elseif(FUSEDLOSS_CUDA STREQUAL "AUTO")
+    message(STATUS "CUDA: no nvcc with libcudart_static; building for the CPU only")
+  else()
+    message(FATAL_ERROR "FUSEDLOSS_CUDA=${FUSEDLOSS_CUDA}, but nvcc (${FUSEDLOSS_NVCC}) and libcudart_static "
+      "(${FUSEDLOSS_CUDART}) were not both found: install a CUDA toolkit, or the wheels nvidia-cuda-nvcc, nvidia-nvvm, "
+      "nvidia-cuda-crt, nvidia-cuda-runtime and nvidia-cuda-cccl into this environment")
+  endif()
+endif()
+
+if(FUSEDLOSS_HAS_CUDA)
+  set(nvcc_flags -std=c++20 -O3 -DNDEBUG -DFUSEDLOSS_SET=CUDA -DFUSEDLOSS_REGISTER_BYTES=16
+    -I${CMAKE_CURRENT_SOURCE_DIR}/csrc -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra)
+  if(FUSEDLOSS_WERROR)
+    list(APPEND nvcc_flags -Werror all-warnings -Xcompiler=-Werror)
+  endif()
+  foreach(architecture IN LISTS FUSEDLOSS_CUDA_ARCHITECTURES)
+    list(APPEND nvcc_flags -gencode arch=compute_${architecture},code=sm_${architecture})
+  endforeach()
+  list(GET FUSEDLOSS_CUDA_ARCHITECTURES -1 newest)
+  list(APPEND nvcc_flags -gencode arch=compute_${newest},code=compute_${newest})
+  list(JOIN FUSEDLOSS_CUDA_ARCHITECTURES " sm_" FUSEDLOSS_CUDA_NAMES)
+  set(FUSEDLOSS_CUDA_NAMES "sm_${FUSEDLOSS_CUDA_NAMES} compute_${newest}")
+  message(STATUS "CUDA: ${FUSEDLOSS_NVCC} for ${FUSEDLOSS_CUDA_NAMES}")
+endif()
+
+set(cuda_objects "")
+# Adds a CUDA file with the given text.
+function(fusedloss_cuda_file name text)
+  set(path ${CMAKE_CURRENT_BINARY_DIR}/cuda/${name}.cu)
+  file(CONFIGURE OUTPUT ${path} CONTENT "${text}" @ONLY)
+  add_custom_command(OUTPUT ${path}.o
+    COMMAND ${FUSEDLOSS_NVCC} ${nvcc_flags} -MD -MF ${path}.d -c ${path} -o ${path}.o
+    DEPENDS ${path} DEPFILE ${path}.d COMMENT "Compiling CUDA kernels of ${name}" VERBATIM)
+  set(cuda_objects ${cuda_objects} ${path}.o PARENT_SCOPE)
+endfunction()
+
+# The text of a loss's CUDA file; the emulator compiles the same.
+function(fusedloss_device_text loss formula result)
+  set(${result}
+"#include \"pointwise/cuda.cuh\"
+#include \"pointwise/losses/${loss}.h\"
+namespace fusedloss::pointwise {
+extern const DeviceFunction ${loss}_device;
+const DeviceFunction ${loss}_device = launch_loss<${formula}>;
+}  // namespace fusedloss::pointwise
+" PARENT_SCOPE)
+endfunction()
+
+if(FUSEDLOSS_HAS_CUDA)
+  fusedloss_cuda_file(device "#include \"pointwise/device.cuh\"\n")
+  foreach(loss formula IN ZIP_LISTS FUSEDLOSS_LOSSES FUSEDLOSS_FORMULAS)
+    fusedloss_device_text(${loss} ${formula} text)
+    fusedloss_cuda_file(${loss} "${text}")
+  endforeach()
+endif()

@@ -1,0 +1,23 @@
+# Makes the extension `_emu`, whose ops run the CUDA kernels and launchers on CPU tensors.
+set(emulator ${CMAKE_CURRENT_SOURCE_DIR}/tests/cuda_emulator)
+add_library(cuda_emulator OBJECT
+  ${emulator}/cuda_emulator.cpp ${emulator}/context.cpp ${emulator}/fiber.cpp ${emulator}/shared_memory.cpp)
+target_compile_options(cuda_emulator PRIVATE -O2 -g)  # never sanitized: see cuda_emulator.cpp
+
+add_library(emulated_kernels OBJECT)
+target_include_directories(emulated_kernels PRIVATE csrc ${emulator})
+target_compile_definitions(emulated_kernels PRIVATE
+  FUSEDLOSS_EMULATED FUSEDLOSS_SET=EMULATED FUSEDLOSS_REGISTER_BYTES=16)
+target_compile_options(emulated_kernels PRIVATE -O1 -Wall -Wextra -Wno-unknown-pragmas)
+
+function(emulated_file name text)
+  set(path ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)
+  file(CONFIGURE OUTPUT ${path} CONTENT "${text}" @ONLY)
+  target_sources(emulated_kernels PRIVATE ${path})
+endfunction()
+
+emulated_file(device "#include \"pointwise/device.cuh\"\n")
+foreach(loss formula IN ZIP_LISTS FUSEDLOSS_LOSSES FUSEDLOSS_FORMULAS)
+  fusedloss_device_text(${loss} ${formula} text)
+  emulated_file(${loss} "${text}")
+endforeach()
