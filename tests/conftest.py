@@ -1,7 +1,7 @@
-"""Shared by all tests: the number of threads, the marker of those that the build with sanitizers runs, and `--emulated`.
+"""Shared by all tests: the number of threads, markers, and the extension under test.
 
-`pytest --emulated PATH` runs the tests on the extension `_emu` in that file, whose ops run the CUDA kernels on CPU tensors
-(tests/cuda_emulator). It takes the place of `fusedloss._C` before anything imports that.
+`pytest --emulated PATH` runs the tests on the extension `_emu` in that file, whose ops run the CUDA kernels on CPU
+tensors (tests/cuda_emulator). It takes the place of `fusedloss._C` before anything imports that.
 """
 
 from __future__ import annotations
