@@ -15,9 +15,10 @@ if(FUSEDLOSS_CUDA AND NOT FUSEDLOSS_EMULATED)
     OUTPUT_VARIABLE wheels OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
   find_program(FUSEDLOSS_NVCC nvcc HINTS $ENV{CUDA_HOME} $ENV{CUDA_PATH} PATHS /usr/local/cuda ${wheels} PATH_SUFFIXES bin)
   if(FUSEDLOSS_NVCC)
-    get_filename_component(toolkit ${FUSEDLOSS_NVCC} REALPATH)
-    get_filename_component(toolkit ${toolkit} DIRECTORY)
-    get_filename_component(toolkit ${toolkit} DIRECTORY)
+    # nvcc may be a script that calls the one of a toolkit: it says itself where that is.
+    execute_process(COMMAND ${FUSEDLOSS_NVCC} --dryrun -c -x cu /dev/null ERROR_VARIABLE plan OUTPUT_QUIET)
+    string(REGEX MATCH "TOP=([^\n]*)" _ "${plan}")
+    set(toolkit ${CMAKE_MATCH_1})
     find_library(FUSEDLOSS_CUDART cudart_static
       PATHS ${toolkit} ${wheels} PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib NO_DEFAULT_PATH)
   endif()

@@ -15,7 +15,9 @@ namespace fusedloss {
 
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, A... arguments) {
-  kernel<<<grid, block, 0, stream> > >(P(arguments)...);
+  // clang-format off
+  kernel<<<grid, block, 0, stream>>>(P(arguments)...);
+  // clang-format on
   return cudaGetLastError();
 }
 
