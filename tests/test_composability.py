@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import fusedloss
 import fusedloss.functional as L
-from catalogue import LOSSES, Loss, normal, positive
+from fusedloss.testing.catalogue import LOSSES, Loss, normal, positive
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'"),

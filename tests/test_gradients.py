@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import fusedloss.functional as L
-from catalogue import LOSSES, Loss, normal, positive
+from fusedloss.testing.catalogue import LOSSES, Loss, normal, positive
 
 pytestmark = [
     pytest.mark.core,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import fusedloss
 import fusedloss.functional as L
-from catalogue import LOSSES, Loss
+from fusedloss.testing.catalogue import LOSSES, Loss
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 

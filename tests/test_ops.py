@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import fusedloss
-from catalogue import LOSSES, Loss
+from fusedloss.testing.catalogue import LOSSES, Loss
 
 pytestmark = pytest.mark.core
 

@@ -20,9 +20,20 @@ import torch
 from mpmath import mp
 from torch import Tensor
 
-import oracle
-from catalogue import LOSSES, Loss, Sampler, bits, counts, log_probability, normal, positive, probability, signs
-from test_values import FEW_ULPS
+from fusedloss.testing import oracle
+from fusedloss.testing.catalogue import (
+    LOSSES,
+    Loss,
+    Sampler,
+    bits,
+    counts,
+    log_probability,
+    normal,
+    positive,
+    probability,
+    signs,
+)
+from fusedloss.testing.judge import FEW_ULPS
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 
@@ -193,7 +204,7 @@ def test_the_oracle_is_the_formula(loss: Loss, precision: Any, dtype: torch.dtyp
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @EACH_LOSS
 def test_second_derivatives_are_those_of_the_formula(loss: Loss, dtype: torch.dtype) -> None:
-    """By the rule of test_values.py, for every element on its own: twice torch's error, plus a few units."""
+    """By the rule of judge.py, for every element on its own: twice torch's error, plus a few units."""
     at = points(loss)
     free = [*loss.differentiable, *loss.keyword_operands]
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from catalogue import LOSSES, Loss, positive
+from fusedloss.testing.catalogue import LOSSES, Loss, positive
 
 pytestmark = [
     pytest.mark.core,

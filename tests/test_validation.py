@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fusedloss
 import fusedloss.functional as L
-from catalogue import LOSSES, Loss
+from fusedloss.testing.catalogue import LOSSES, Loss
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 

@@ -1,29 +1,43 @@
-"""Every loss and its gradients against the oracle, by one rule: the error is at most twice torch's own, plus a few
-units in the last place of the result.
-
-torch's error is that of torch's loss (or of the formula in torch's ops) in the dtype of the computation, rounded to the
-dtype of the result, on the same operands. A single element of torch's may be exact by luck, and the largest error of a
-tensor may be a thousand times what is due at its easiest elements: compared is therefore with the largest error that
-torch makes among the `NEIGHBOURS` elements (or a 16th of all, if that is more) that are about as hard, measured by how
-far rounding the operands moves the result.
-"""
+"""Every loss and its gradients against the oracle, by the rule of fusedloss.testing.judge: the error is at most twice
+torch's own, plus a few units in the last place of the result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import maximum_filter1d
 from torch import Tensor
 
 import fusedloss.functional as L
-import oracle
-from catalogue import LOSSES, Loss, Sampler, bits, counts, log_probability, normal, positive, probability, signs
+from fusedloss.testing.cases import (
+    COLUMNS,
+    DTYPES,
+    LAYOUTS,
+    RANGES,
+    ROWS,
+    SHAPE,
+    channels_last,
+    offset,
+    stepped,
+    transposed,
+    weights,
+)
+from fusedloss.testing.catalogue import (
+    LOSSES,
+    Loss,
+    Sampler,
+    bits,
+    counts,
+    log_probability,
+    normal,
+    positive,
+    probability,
+    signs,
+)
+from fusedloss.testing.judge import FEW_ULPS, Call, numbers, ulp
 
 pytestmark = [
     pytest.mark.core,
@@ -31,206 +45,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using a (target|input) size"),
 ]
 
-# Beside twice torch's error: what a value composed of a handful of correctly rounded operations may lose.
-FEW_ULPS = 4
-NEIGHBOURS = 257
-
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EACH = [pytest.param(loss, id=loss.id) for loss in LOSSES]
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 EACH_LOSS = pytest.mark.parametrize("loss", EACH)
-SAME_SHAPE = {"binary_cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss"}
-
-
-# ---- the rule ------------------------------------------------------------------------------------------------------
-
-
-def ulp(size: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    info = torch.finfo(dtype)
-    exponent = np.frexp(np.maximum(size, size.dtype.type(info.smallest_normal)))[1] - 1
-    return np.ldexp(size.dtype.type(info.eps), exponent)
-
-
-def rounded_to_range(exact: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    largest = exact.dtype.type(torch.finfo(dtype).max)
-    beyond = largest * (1 + exact.dtype.type(torch.finfo(dtype).eps) / 4)
-    return np.where(np.abs(exact) >= beyond, np.copysign(np.inf, exact), np.clip(exact, -largest, largest))
-
-
-def largest_nearby(error: np.ndarray, difficulty: np.ndarray) -> np.ndarray:
-    """For every element the largest error among those that are about as difficult."""
-    order = np.argsort(difficulty, kind="stable")
-    result = np.empty_like(error)
-    result[order] = maximum_filter1d(error[order].astype(np.float64), max(NEIGHBOURS, error.size // 16))
-    return result
-
-
-def numbers(tensor: Tensor, precision: Any) -> np.ndarray:
-    return tensor.detach().double().numpy().astype(precision)
-
-
-def assert_within_rule(what: str, ours: Tensor, torchs: Tensor | None, exact: oracle.Result, elements: int = 1) -> None:
-    """`elements` is the number of those that a reduction goes over."""
-    if ours.numel() == 0:
-        return
-    precision = exact.value.dtype.type
-    assert ours.shape == exact.value.shape, what
-    truth = rounded_to_range(exact.value, ours.dtype).ravel()
-    size, got = exact.size.ravel(), numbers(ours, precision).ravel()
-    finite = np.isfinite(truth)
-    with np.errstate(invalid="ignore", over="ignore"):
-        allowed = FEW_ULPS * ulp(np.where(finite, size, 0), ours.dtype)
-        same = (got == truth) | (np.isnan(got) & np.isnan(truth))
-        error = np.where(finite, np.abs(got - truth), np.where(same, 0, np.inf))
-        if torchs is not None:
-            theirs = numbers(torchs, precision).ravel()
-            off = np.abs(theirs - truth)
-            assert exact.sensitivity is not None
-            difficulty = exact.sensitivity.ravel() + ulp(np.where(finite, size, 0), ours.dtype)
-            # Where torch is not finite and the truth is, its error excuses nothing, but at the end of the range, where
-            # a sum or a factor overflows before it is divided.
-            allowed = allowed + 2 * largest_nearby(np.where(np.isfinite(off), off, 0), difficulty)
-            range_end = size * elements >= torch.finfo(ours.dtype).max / 4
-            error = np.where(np.isinf(theirs) & (got == theirs) & range_end, 0, error)
-    bad = ~(error <= allowed)
-    if bad.any():
-        worst = int(np.argmax(np.where(bad & ~np.isnan(error), error / allowed, np.where(bad, np.inf, 0))))
-        by_torch = "" if torchs is None else f", torch {torchs.flatten()[worst].item()!r}"
-        raise AssertionError(
-            f"{what}: {bad.sum()} of {bad.size} elements; at {worst}: got {got[worst]!r}, exact {truth[worst]!r}"
-            f"{by_torch}, error {error[worst]:.3g}, allowed {allowed[worst]:.3g}"
-        )
-
-
-def where_undefined(exact: oracle.Result, ours: Tensor, torchs: Tensor) -> oracle.Result:
-    """The result, or NaN where both have it: at an infinite operand a limit may exist that torch does not take."""
-    both = (ours.isnan() & torchs.isnan()).numpy()
-    return oracle.Result(np.where(both, np.nan, exact.value), exact.size, exact.sensitivity)
-
-
-# ---- one call three times ------------------------------------------------------------------------------------------
-
-
-def weighted_by_torch(
-    loss: Loss, operands: list[Tensor], keywords: dict[str, Tensor], w: Tensor, reduction: str
-) -> Tensor:
-    """The weighted loss as a user of torch would write it."""
-    if loss.name == "gaussian_kl":
-        mean, log_var = operands
-        values = -0.5 * (w * (1 + log_var - mean**2 - log_var.exp())).sum(-1)
-    else:
-        values = loss.torch(*operands, **keywords, reduction="none") * w
-    if reduction in ("none", "sum"):
-        return values if reduction == "none" else values.sum()
-    if reduction == "batchmean" and loss.name != "gaussian_kl":
-        return values.sum() / values.shape[0]
-    if loss.name in oracle.MEAN_OF_WEIGHTS:
-        return values.sum() / w.expand_as(values).sum()
-    return values.mean()
-
-
-class Call:
-    """One loss on given operands: by the library, by torch and by the oracle."""
-
-    def __init__(
-        self,
-        loss: Loss,
-        operands: list[Tensor],
-        keywords: dict[str, Tensor] | None = None,
-        weight: Tensor | None = None,
-        reduction: str = "mean",
-        weight_too: bool = False,
-        factor: float = 1.0,
-    ) -> None:
-        self.loss, self.reduction, self.weight_too, self.factor = loss, reduction, weight_too, factor
-        self.given = dict(zip(loss.samplers, operands, strict=True)) | (keywords or {})
-        if weight is not None:
-            self.given["weight"] = weight
-        self.free = [*loss.differentiable, *(keywords or {}), *(["weight"] if weight_too else [])]
-
-    def judge(self, undefined_as_torchs: bool = False) -> None:
-        ours, our_gradients = self.ours()
-        theirs, their_gradients = self.torchs(ours)
-        loss, gradients = self.exact(ours)
-        if undefined_as_torchs:
-            undefined = {"": (ours, theirs)} | {k: (our_gradients[k], their_gradients[k]) for k in their_gradients}
-            loss = where_undefined(loss, *undefined.pop(""))
-            gradients = gradients | {k: where_undefined(gradients[k], *pair) for k, pair in undefined.items()}
-        shown = {k: (tuple(x.shape), x.dtype) for k, x in self.given.items()}
-        what = f"{self.loss.id} {self.reduction} {shown}"
-        elements = max(x.numel() for x in self.given.values())
-        assert_within_rule(f"value of {what}", ours, theirs, loss, elements)
-        if self.reduction != "none":  # without a gradient other code adds the values up
-            with torch.no_grad():
-                assert_within_rule(f"value without gradient of {what}", self.ours()[0], theirs, loss, elements)
-        for name in self.free:
-            assert our_gradients[name].dtype == self.given[name].dtype
-            if undefined_as_torchs and name not in their_gradients:
-                continue
-            of_ours, of_theirs = our_gradients[name], their_gradients.get(name)
-            assert_within_rule(f"d/d{name} of {what}", of_ours, of_theirs, gradients[name], elements)
-
-    def grad_output(self, result: Tensor) -> Tensor:
-        if self.reduction != "none":
-            return torch.full_like(result, self.factor)
-        generator = torch.Generator().manual_seed(5)
-        return (torch.rand(result.shape, generator=generator) + 0.5).to(result.dtype) * self.factor
-
-    def leaves(self, free: list[str]) -> dict[str, Tensor]:
-        # detach keeps memory and strides
-        return {k: x.detach().requires_grad_(k in free) for k, x in self.given.items()}
-
-    def ours(self) -> tuple[Tensor, dict[str, Tensor]]:
-        a = self.leaves(self.free)
-        positional = [a[name] for name in self.loss.samplers]
-        rest = {k: x for k, x in a.items() if k not in self.loss.samplers}
-        result = self.loss(*positional, **rest, reduction=self.reduction)
-        if not torch.is_grad_enabled():
-            return result, {}
-        gradients = torch.autograd.grad(result, [a[k] for k in self.free], self.grad_output(result))
-        return result, dict(zip(self.free, gradients, strict=True))
-
-    def torchs(self, ours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        # torch has no derivative by pos_weight: there ours must be exact but for a few ulps.
-        free = [name for name in self.free if name != "pos_weight"]
-        a = self.leaves(free)
-        wide = torch.float64 if any(x.dtype == torch.float64 for x in a.values()) else torch.float32
-        cast = {k: x.to(wide) for k, x in a.items()}
-        positional = [cast[name] for name in self.loss.samplers]
-        weight = cast.pop("weight", None)
-        rest = {k: x for k, x in cast.items() if k not in self.loss.samplers}
-        if weight is None:
-            result = self.loss.torch(*positional, **rest, reduction=self.reduction)
-        else:
-            result = weighted_by_torch(self.loss, positional, rest, weight, self.reduction)
-        gradients = torch.autograd.grad(result, [a[k] for k in free], self.grad_output(ours).to(wide))
-        return result.to(ours.dtype), dict(zip(free, gradients, strict=True))
-
-    def exact(self, ours: Tensor) -> tuple[oracle.Result, dict[str, oracle.Result]]:
-        double = any(x.dtype == torch.float64 for x in self.given.values())
-        precision = np.longdouble if double else np.float64
-        arrays = {k: numbers(x, precision) for k, x in self.given.items()}
-        weight = arrays.pop("weight", None)
-        # A parameter takes part as a number of the dtype that is computed in.
-        parameters = {
-            k: v if isinstance(v, bool) else float(v if double else np.float32(v))
-            for k, v in self.loss.parameters.items()
-        }
-        grad_output = numbers(self.grad_output(ours), precision)
-        rounding = torch.finfo(torch.float64 if double else torch.float32).eps / 2
-        return oracle.expected(self.loss.name, arrays, parameters, self.reduction, weight, grad_output, rounding)
 
 
 # ---- shapes, dtypes, reductions, weights ---------------------------------------------------------------------------
-
-ROWS, COLUMNS = 19, 67
-
-
-def weights(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor | None]:
-    generator = torch.Generator().manual_seed(7)
-    yield None
-    for form in (shape, (*shape[:-1], 1), shape[-1:], ()):
-        yield positive(form, generator).to(dtype)
 
 
 @EACH_DTYPE
@@ -358,47 +178,6 @@ def test_integer_targets(loss: Loss, target_dtype: torch.dtype) -> None:
 
 # ---- layouts -------------------------------------------------------------------------------------------------------
 
-SHAPE = (3, 5, 4, 35)
-
-
-def transposed(x: Tensor) -> Tensor:
-    return x.transpose(0, -1).contiguous().transpose(0, -1)
-
-
-def stepped(x: Tensor) -> Tensor:
-    return torch.stack([x, torch.full_like(x, math.nan)], dim=-1).flatten(-2)[..., ::2]
-
-
-def rows_apart(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.full_like(x, math.nan)], dim=-1)[..., : x.shape[-1]]
-
-
-def offset(x: Tensor) -> Tensor:
-    """Not aligned to a vector."""
-    return torch.cat([torch.full_like(x.flatten()[:1], math.nan), x.flatten()])[1:].view(x.shape)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def expanded(x: Tensor) -> Tensor:
-    return x[:1, :, :1].expand(x.shape)
-
-
-def one_number(x: Tensor) -> Tensor:
-    return x[:1, :1, :1, :1].expand(x.shape)
-
-
-def shuffled_axes(x: Tensor) -> Tensor:
-    return x.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2)
-
-
-Layout = Callable[[Tensor], Tensor]
-LAYOUTS: list[Layout] = [
-    torch.clone, transposed, stepped, rows_apart, offset, channels_last, expanded, one_number, shuffled_axes,
-]  # fmt: skip
-
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @EACH_LOSS
@@ -431,14 +210,6 @@ def test_gradient_comes_in_any_layout(loss: Loss, dtype: torch.dtype) -> None:
 
 
 # ---- ranges --------------------------------------------------------------------------------------------------------
-
-TINY = {torch.float64: 1e-30, torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 1e-6}
-SUBNORMAL = {torch.float64: 1e-310, torch.float32: 1e-40, torch.bfloat16: 1e-40, torch.float16: 1e-6}
-HUGE = {torch.float64: 1e12, torch.float32: 1e12, torch.bfloat16: 1e12, torch.float16: 1e4}
-RANGES = {
-    "tiny": TINY, "subnormal": SUBNORMAL, "small": dict.fromkeys(DTYPES, 1e-3), "large": dict.fromkeys(DTYPES, 30.0),
-    "1e4": dict.fromkeys(DTYPES, 1e4), "huge": HUGE,
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(RANGES))

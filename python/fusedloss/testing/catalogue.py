@@ -1,4 +1,4 @@
-"""The losses under test, as data: every property test runs over this list.
+"""The losses under test, as data: every property test and `python -m fusedloss check` run over this list.
 
 A record says how to sample valid operands, which parameters to sweep, what torch (or the formula in torch's ops)
 computes, and where the loss has corners. A loss is tested the moment it is listed; ``test_package.py`` checks that
@@ -7,6 +7,7 @@ none is missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,10 @@ def log_probability(shape: tuple[int, ...], generator: torch.Generator, scale: f
     return probability(shape, generator).log()
 
 
+# About how far a value may move before its loss is undefined, where that is less than 1.
+ROOM: dict[Sampler, Callable[[Tensor], Tensor]] = {positive: lambda x: x, probability: lambda x: x * (1 - x)}
+
+
 @dataclass(frozen=True)
 class Loss:
     """One way to call one loss."""
@@ -57,6 +62,8 @@ class Loss:
     reference: Callable[..., Tensor]  # (*operands, **parameters, reduction=...): torch's own, or its ops
     parameters: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
+    # The same in torch's ops, where torch's own has no derivative by one operand, or a second one that is 1e-11 off.
+    in_ops: Callable[..., Tensor] | None = None
     in_torch: bool = True  # torch.nn.functional has a function of this name with the same meaning
     module: str = ""
     differentiable: tuple[str, ...] = ("input", "target")
@@ -71,7 +78,8 @@ class Loss:
 
     @property
     def function(self) -> Callable[..., Tensor]:
-        return getattr(L, self.name)
+        function: Callable[..., Tensor] = getattr(L, self.name)
+        return function
 
     def sample(
         self, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0, scale: float = 1.0
@@ -81,6 +89,29 @@ class Loss:
         operands = [sampler(shape, generator, scale).to(dtype) for sampler in self.samplers.values()]
         last = shape[-1:]
         return operands, {name: s(last, generator, 1.0).to(dtype) for name, s in self.keyword_operands.items()}
+
+    def sample_away_from_corners(
+        self, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, distance: float = 0.01
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The same, of elements at which second derivatives exist and no jump is within that distance."""
+        operands, keywords = self.sample(shape, dtype, seed)
+        if self.corners is None:
+            return operands, keywords
+        size = math.prod(shape)
+        many, _ = self.sample((2 * size + 1000,), dtype, seed)
+        away = self.corners(*(x.double() for x in many)).abs() > distance
+        return [x[away][:size].view(shape) for x in many], keywords
+
+    def directions(self, given: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+        """In which to move the operands that have a derivative: within their domain, and smaller than 1."""
+        generator = torch.Generator().manual_seed(seed)
+        samplers = self.samplers | self.keyword_operands
+        result = {}
+        for name in (*self.differentiable, *self.keyword_operands):
+            x = given[name]
+            room = ROOM.get(samplers[name], torch.ones_like)(x.double())
+            result[name] = (room * (2 * torch.rand(x.shape, generator=generator) - 1)).to(x.dtype)
+        return result
 
     def __call__(self, *operands: Tensor, **keywords: Any) -> Tensor:
         return self.function(*operands, **self.parameters, **keywords)
@@ -141,6 +172,14 @@ def _bce_smoothed(
     return F.binary_cross_entropy_with_logits(input, smooth, reduction=reduction, **keywords)
 
 
+def _bce(input: Tensor, target: Tensor) -> Tensor:
+    return -(target * input.log() + (1 - target) * torch.log1p(-input))
+
+
+def _bce_with_pos_weight(input: Tensor, target: Tensor, pos_weight: Tensor) -> Tensor:
+    return -(pos_weight * target * F.logsigmoid(input) + (1 - target) * F.logsigmoid(-input))
+
+
 def _kl_div(input: Tensor, target: Tensor, log_target: bool = False, reduction: str = "mean") -> Tensor:
     # torch warns of its own 'mean'; its value is sum / numel.
     if reduction == "mean":
@@ -185,10 +224,10 @@ LOSSES = [
     Loss("gaussian_nll_loss", {"input": normal, "target": normal, "var": positive}, F.gaussian_nll_loss,
          {"full": True}, module="GaussianNLLLoss", differentiable=("input", "target", "var")),
     Loss("binary_cross_entropy", {"input": probability, "target": probability}, F.binary_cross_entropy,
-         module="BCELoss"),
+         module="BCELoss", in_ops=reduced(_bce)),
     Loss("binary_cross_entropy_with_logits", _SOFT, F.binary_cross_entropy_with_logits, module="BCEWithLogitsLoss"),
     Loss("binary_cross_entropy_with_logits", _LOGITS, F.binary_cross_entropy_with_logits, variant="pos_weight",
-         keyword_operands={"pos_weight": positive}),
+         keyword_operands={"pos_weight": positive}, in_ops=reduced(_bce_with_pos_weight)),
     Loss("binary_cross_entropy_with_logits", _SOFT, _bce_smoothed, {"label_smoothing": 0.2}, in_torch=False,
          variant="label_smoothing"),
     Loss("sigmoid_focal_loss", _LOGITS, reduced(_focal), {"alpha": 0.25, "gamma": 2.0}, in_torch=False,
