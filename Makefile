@@ -53,7 +53,7 @@ test-sanitized: build
 	$(CONFIGURE) -B $(SANITIZED) -DFUSEDLOSS_SANITIZE=address,undefined > /dev/null
 	$(BIN)/cmake --build $(SANITIZED) --parallel $(JOBS)
 	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/site > /dev/null
-	cp python/fusedloss/*.py $(SANITIZED)/site/fusedloss/
+	cp -r python/fusedloss/. $(SANITIZED)/site/fusedloss/
 	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	  $(BIN)/python -m pytest -q -m core -n $(JOBS)
@@ -75,7 +75,7 @@ format: $(VENV)/.set-up
 
 bench: build
 	@echo "== Measuring against torch eager and torch.compile (about twenty minutes; 'make bench ARGS=--quick' for two)"
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m fusedloss bench $(ARGS)
 
 clean:
-	rm -rf $(VENV) build out dist benchmarks/out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build out dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,8 +6,8 @@ from time import perf_counter
 
 from torch import Tensor
 
+from fusedloss.bench.peak_memory import peak_memory
 from lockstep import Loss
-from peak_memory import peak_memory
 
 ROUNDS = 7
 

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from torch import nn
 
 import fusedloss
-import torch_formulas as formulas
+from fusedloss.bench import torch_formulas as formulas
 from lockstep import Loss, Run, disagreement, train
 from loss_alone import compare
 from pictures import draw_curves, draw_shapes

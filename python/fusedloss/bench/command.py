@@ -1,4 +1,4 @@
-"""`python -m benchmarks`, from the root of the repository: measures, shows and saves."""
+"""`python -m fusedloss bench`: measures every loss, shows the results and saves them."""
 
 import re
 import shlex
@@ -12,32 +12,37 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.cases import Row, rows
-from benchmarks.measure import FULL, QUICK, Effort, Result, measure
-from benchmarks.report import LEGEND, draw, machine, result_table, summary_table, write_json
+from fusedloss._devices import Device
+from fusedloss.bench.cases import Row, rows
+from fusedloss.bench.measure import FULL, QUICK, Effort, Result, measure
+from fusedloss.bench.report import LEGEND, draw, machine, result_table, summary_table, write_json
 
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 
-def main(
+def bench(
+    device: Annotated[Device, typer.Option(help="Where the tensors are.")] = Device.CPU,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and rounds.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of all cases but 'one-thread'.")] = 2,
-    output: Annotated[Path, typer.Option(help="Folder for the JSON and the pictures.")] = Path("benchmarks/out"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads on the CPU, of all cases but 'one-thread'.")] = 2,
+    output: Annotated[Path, typer.Option(help="Folder for the JSON and the pictures.")] = Path("out/bench"),
     only: Annotated[str, typer.Option(help="Regular expression for the rows, e.g. 'mse_loss/.*/16M'.")] = "",
     compile: Annotated[bool, typer.Option(help="Compare with torch.compile too; compiling takes minutes.")] = True,
 ) -> None:
     """Measure every loss, forward and backward, against eager torch and torch.compile of the same loss."""
+    if device.missing:
+        raise typer.BadParameter(device.missing, param_hint="--device")
     # Broadcasting rows mean it; the warning would come from both sides, for every call.
     warnings.filterwarnings("ignore", message="Using a target size")
     output.mkdir(parents=True, exist_ok=True)
-    selected = [row for row in rows(threads, quick) if re.search(only, row.key)]
+    selected = [row for row in rows(threads, quick, device) if re.search(only, row.key)]
     if not selected:
         raise typer.BadParameter(f"no row matches {only!r}", param_hint="--only")
-    console.print(*(f"{name}: {value}" for name, value in machine().items()), sep="\n")
+    console.print(*(f"{name}: {value}" for name, value in machine(device).items()), sep="\n")
     results = run(selected, QUICK if quick else FULL, compile)
     console.print(LEGEND)
     console.print(summary_table(results))
-    write_json(results, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), output / "results.json")
+    command = shlex.join(["python", "-m", "fusedloss", *sys.argv[1:]])
+    write_json(results, command, machine(device), output / "results.json")
     pictures = ", ".join(path.name for path in draw(results, output))
     console.print(f"Saved in {output}: results.json, {pictures}")
     failures = sum(result.failure is not None for result in results)
@@ -67,7 +72,3 @@ def run(selected: list[Row], effort: Effort, compile: bool) -> list[Result]:
             progress.print(result_table(measured))
             results += measured
     return results
-
-
-if __name__ == "__main__":
-    typer.run(main)

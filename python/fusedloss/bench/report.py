@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 import fusedloss
-from benchmarks.measure import Result
-from benchmarks.targets import target_of
+from fusedloss._devices import Device
+from fusedloss.bench.measure import Result
+from fusedloss.bench.targets import target_of
 
 COLOURS = {"fusedloss": "#1f5fa8", "torch": "#d9822b", "compile": "#7a9a3a"}
 NAMES = {"torch": "torch eager", "compile": "torch.compile", "fusedloss": "fusedloss"}
@@ -25,12 +26,17 @@ def result_table(results: list[Result]) -> Table:
     """Returns the table of one group: rows that share everything but the loss."""
     table = Table(title=results[0].row.group)
     table.add_column("loss", no_wrap=True)
-    for heading in ("fusedloss", "torch eager", "torch.compile", "x eager", "x compile", "GB/s", "of copy", "memory"):
+    columns = ["fusedloss", "torch eager", "torch.compile", "x eager", "x compile", "GB/s", "of copy", "memory"]
+    if knows_peak := any(result.theoretical_bandwidth for result in results):
+        columns.insert(-1, "of peak")
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("misses")
     for result in results:
         if result.failure:
-            table.add_row(result.row.loss.name, "[bold red]FAILED", *[""] * 7, f"[red]{escape(result.failure)}")
+            table.add_row(
+                result.row.loss.name, "[bold red]FAILED", *[""] * (len(columns) - 1), f"[red]{escape(result.failure)}"
+            )
             continue
         misses = result.misses()
         table.add_row(
@@ -40,15 +46,17 @@ def result_table(results: list[Result]) -> Table:
             _or_dash(result.ratio("compile"), "{:.2f}"),
             _or_dash(result.bandwidth("fusedloss") / 1e9, "{:.1f}"),
             _or_dash(result.of_copy, "{:.0%}"),
+            *([_or_dash(result.of_theoretical, "{:.0%}")] if knows_peak else []),
             " / ".join(f"{size / result.input_bytes:.2f}" for size in list(result.peak.values())[:2]) or "-",
-            f"[red]{', '.join(misses)}" if misses else "[green]none",
+            f"[red]{', '.join(misses)}" if misses else "[green]none" if result.promised else "-",
         )
     return table
 
 
 LEGEND = (
     "Times: minimum (median) of interleaved rounds, forward + backward.  x: how many times as long as fusedloss.  "
-    "GB/s: operands read once and gradients written once; of copy: against copy_ in the same rounds.  "
+    "GB/s: operands read once and gradients written once; of copy: against copy_ in the same rounds; "
+    "of peak: against what the device's memory has in theory.  "
     "memory: peak beyond the inputs, in tensors of the input's size, fusedloss / torch eager; once it "
     "is released, fusedloss keeps one large gradient's block for the next."
 )
@@ -64,20 +72,21 @@ def summary_table(results: list[Result]) -> Table:
     for group, members in _groups(results):
         measured = [result for result in members if not result.failure]
         kept = sum(not result.misses() for result in measured)
-        table.add_row(group, _range(measured, "torch"), _range(measured, "compile"), f"{kept} of {len(members)}")
+        on_target = f"{kept} of {len(members)}" if members[0].promised else "-"
+        table.add_row(group, _range(measured, "torch"), _range(measured, "compile"), on_target)
     return table
 
 
-def write_json(results: list[Result], command: str, path: Path) -> None:
+def write_json(results: list[Result], command: str, machine: dict[str, object], path: Path) -> None:
     document = {
         "command": command,
-        "machine": machine(),
+        "machine": machine,
         "rows": [_as_json(result) for result in results],
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def machine() -> dict[str, object]:
+def machine(device: Device) -> dict[str, object]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
@@ -86,6 +95,16 @@ def machine() -> dict[str, object]:
         "fusedloss": fusedloss.__version__,
         "build": fusedloss.build_info(),
         "python": platform.python_version(),
+    } | (_gpu() if device is Device.CUDA else {})
+
+
+def _gpu() -> dict[str, object]:
+    bandwidth = Device.CUDA.theoretical_bandwidth
+    return {
+        "gpu": Device.CUDA.model,
+        "gpu_memory_bytes": torch.cuda.get_device_properties().total_memory,
+        "gpu_theoretical_gigabytes_per_second": bandwidth and bandwidth / 1e9,
+        "cuda": torch.version.cuda,
     }
 
 
@@ -193,6 +212,7 @@ def _as_json(result: Result) -> dict[str, object]:
         "key": row.key,
         "shape": row.shape,
         "dtype": str(row.dtype).removeprefix("torch."),
+        "device": row.device,
         "threads": row.threads,
         "rounds": result.rounds,
         "minimum_seconds": result.minimum,
@@ -203,6 +223,7 @@ def _as_json(result: Result) -> dict[str, object]:
         "target_compile": target.compiled,
         "gigabytes_per_second": result.bandwidth("fusedloss") / 1e9,
         "share_of_copy_bandwidth": result.of_copy,
+        "share_of_theoretical_bandwidth": result.of_theoretical,
         "input_bytes": result.input_bytes,
         "peak_bytes_beyond_inputs": result.peak,
         "misses": result.misses(),

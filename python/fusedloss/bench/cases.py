@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import torch
-from examples import torch_formulas
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from fusedloss import functional as fused_functional
+from fusedloss._devices import Device
+from fusedloss.bench import torch_formulas
 
 Shape = tuple[int, int]
 Operands = list[Tensor]
@@ -34,6 +37,7 @@ class Row:
     size: str
     shape: Shape
     threads: int
+    device: Device
     dtype: torch.dtype = torch.float32
     reduction: str | None = None  # None is the loss's own
     layout: Callable[[Operands], Operands] = list
@@ -44,7 +48,8 @@ class Row:
 
     @property
     def group(self) -> str:
-        return f"{self.case}, {self.size} elements, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.case}, {self.size} elements, {threads if self.device is Device.CPU else self.device}"
 
     def fused(self) -> Callable[..., Tensor]:
         return partial(self.loss.fused, reduction=self.reduction or self.loss.reduction)
@@ -54,7 +59,7 @@ class Row:
 
     def operands(self) -> Operands:
         torch.manual_seed(0)
-        operands = self.layout([operand.to(self.dtype) for operand in self.loss.operands(self.shape)])
+        operands = self.layout([operand.to(self.device, self.dtype) for operand in self.loss.operands(self.shape)])
         for operand in operands[: self.loss.gradients]:
             operand.requires_grad_()
         return operands
@@ -129,8 +134,8 @@ def _loss(
     return Loss(name, partial(fused, **arguments), partial(eager, **arguments), operands, gradients, reduction)
 
 
-def _with_pos_weight(functions: object) -> Callable[..., Tensor]:
-    function = functions.binary_cross_entropy_with_logits
+def _with_pos_weight(functions: ModuleType) -> Callable[..., Tensor]:
+    function: Callable[..., Tensor] = functions.binary_cross_entropy_with_logits
 
     def loss(input: Tensor, target: Tensor, pos_weight: Tensor, reduction: str) -> Tensor:
         return function(input, target, pos_weight=pos_weight, reduction=reduction)
@@ -138,8 +143,8 @@ def _with_pos_weight(functions: object) -> Callable[..., Tensor]:
     return loss
 
 
-def _with_variance(functions: object) -> Callable[..., Tensor]:
-    function = functions.gaussian_nll_loss
+def _with_variance(functions: ModuleType) -> Callable[..., Tensor]:
+    function: Callable[..., Tensor] = functions.gaussian_nll_loss
 
     # The variance comes second here: like the mean, a network predicts it, and both need a gradient.
     def loss(input: Tensor, var: Tensor, target: Tensor, reduction: str) -> Tensor:
@@ -214,21 +219,23 @@ def _target_is_row(operands: Operands) -> Operands:
     return [operands[0], operands[1][:1].contiguous()]
 
 
-def rows(threads: int, quick: bool) -> Iterator[Row]:
+def rows(threads: int, quick: bool, device: Device) -> Iterator[Row]:
     """Every line of the table, case by case."""
+    settings: dict[str, Any] = {"threads": threads, "device": device}
+
+    def each(
+        case: str, size: str = "16M", shape: Shape = SIZES["16M"], losses: tuple[Loss, ...] = LOSSES, **how: Any
+    ) -> Iterator[Row]:
+        for loss in losses:
+            yield Row(loss, case, size, shape, **settings | how)
+
     for size in QUICK_SIZES if quick else SIZES:
-        for loss in LOSSES:
-            yield Row(loss, "float32", size, SIZES[size], threads)
-    for loss in LOSSES:
-        yield Row(loss, "bfloat16", "16M", SIZES["16M"], threads, dtype=torch.bfloat16)
-    for loss in LOSSES:
-        yield Row(loss, "reduction-none", "16M", SIZES["16M"], threads, reduction="none")
-    for loss in LOSSES:
-        yield Row(loss, "one-thread", "16M", SIZES["16M"], threads=1)
-    for loss in LOSSES:
-        yield Row(loss, "transposed-input", "16M", SQUARE, threads, layout=_transpose_input)
-    for loss in LOSSES:
-        yield Row(loss, "transposed-all", "16M", SQUARE, threads, layout=_transpose_all)
-    for loss in LOSSES[:1]:
-        yield Row(loss, "broadcast-column", "16M", SQUARE, threads, layout=_target_is_column)
-        yield Row(loss, "broadcast-row", "16M", SQUARE, threads, layout=_target_is_row)
+        yield from each("float32", size, SIZES[size])
+    yield from each("bfloat16", dtype=torch.bfloat16)
+    yield from each("reduction-none", reduction="none")
+    if device is Device.CPU:
+        yield from each("one-thread", threads=1)
+    yield from each("transposed-input", shape=SQUARE, layout=_transpose_input)
+    yield from each("transposed-all", shape=SQUARE, layout=_transpose_all)
+    yield from each("broadcast-column", shape=SQUARE, losses=LOSSES[:1], layout=_target_is_column)
+    yield from each("broadcast-row", shape=SQUARE, losses=LOSSES[:1], layout=_target_is_row)

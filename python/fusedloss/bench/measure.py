@@ -9,13 +9,14 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from examples.peak_memory import peak_memory
 from torch import Tensor
 
-from benchmarks.cases import Operands, Row
-from benchmarks.targets import MEMORY_SLACK, target_of
+from fusedloss._devices import Device
+from fusedloss.bench.cases import Operands, Row
+from fusedloss.bench.peak_memory import peak_memory
+from fusedloss.bench.targets import MEMORY_SLACK, target_of
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 SAMPLE_SECONDS = 2e-3  # a sample repeats a short step until the clock's own noise does not show
 MAX_ROUNDS = 200
@@ -51,6 +52,7 @@ class Result:
     copy_traffic: int = 0
     input_bytes: int = 0
     lasting_bytes: int = 0  # gradients, and the result of 'none'
+    theoretical_bandwidth: float | None = None
     failure: str | None = None
 
     def ratio(self, contender: str) -> float | None:
@@ -68,9 +70,20 @@ class Result:
             return None
         return self.bandwidth("fusedloss") / (self.copy_traffic / self.minimum["copy"])
 
+    @property
+    def of_theoretical(self) -> float | None:
+        if self.of_copy is None or self.theoretical_bandwidth is None:
+            return None
+        return self.bandwidth("fusedloss") / self.theoretical_bandwidth
+
+    @property
+    def promised(self) -> bool:
+        """Whether targets.py says anything of the row: it speaks of the CPU."""
+        return self.row.device is Device.CPU
+
     def misses(self) -> list[str]:
         """Which promises of targets.py the row breaks."""
-        if self.failure:
+        if self.failure or not self.promised:
             return []
         target = target_of(self.row.key)
         promised = (("torch", "eager", target.eager), ("compile", "compile", target.compiled))
@@ -108,13 +121,14 @@ def _measure(row: Row, result: Result, effort: Effort, compile: bool) -> None:
     if operands[0].numel() >= LARGE:
         for name, step in steps.items():
             _clear_gradients(operands)  # or the release of the last one's would hide as much of this one's peak
-            result.peak[name] = peak_memory(step)
+            result.peak[name] = peak_memory(step, row.device)
     if operands[0].numel() >= HUGE:
         source = operands[0].detach().flatten()
         destination = torch.empty_like(source)
         steps["copy"] = lambda: destination.copy_(source)
         result.copy_traffic = source.nbytes + destination.nbytes
-    samples = _interleave(steps, effort)
+        result.theoretical_bandwidth = row.device.theoretical_bandwidth
+    samples = _interleave(steps, effort, row.device)
     result.rounds = len(samples["fusedloss"])
     result.minimum = {name: min(times) for name, times in samples.items()}
     result.median = {name: median(times) for name, times in samples.items()}
@@ -148,7 +162,7 @@ def _step(loss: Callable[..., Tensor], operands: Operands, incoming: Tensor | No
     def step() -> None:
         for leaf in leaves:
             leaf.grad = None
-        loss(*operands).backward(incoming)
+        loss(*operands).backward(incoming)  # type: ignore[no-untyped-call]
 
     return step
 
@@ -174,7 +188,7 @@ def _check(losses: dict[str, Callable[..., Tensor]], operands: Operands, incomin
 def _value_and_gradients(loss: Callable[..., Tensor], operands: Operands, incoming: Tensor | None) -> list[Tensor]:
     _clear_gradients(operands)
     value = loss(*operands)
-    value.backward(incoming)
+    value.backward(incoming)  # type: ignore[no-untyped-call]
     return [value.detach(), *(operand.grad for operand in operands if operand.grad is not None)]
 
 
@@ -182,12 +196,12 @@ def _relative_error(value: Tensor, truth: Tensor) -> float:
     return ((value.double() - truth).abs().max() / truth.abs().max()).item()
 
 
-def _interleave(steps: dict[str, Step], effort: Effort) -> dict[str, list[float]]:
+def _interleave(steps: dict[str, Step], effort: Effort, device: Device) -> dict[str, list[float]]:
     """Samples every step in rounds, so that whatever else the machine does meanwhile meets all of them alike.
 
     Returns the seconds of one call, for every round. Who goes first changes from round to round.
     """
-    repeats = {name: _repeats(step) for name, step in steps.items()}
+    repeats = {name: _repeats(step, device) for name, step in steps.items()}
     samples: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     gc.disable()
@@ -199,20 +213,29 @@ def _interleave(steps: dict[str, Step], effort: Effort) -> dict[str, list[float]
                 # Untimed: the release of the last contender's gradient (64 MiB cost 4 ms) is that contender's.
                 # Every timed step then finds what its own last one left, as in a training loop.
                 steps[name]()
-                samples[name].append(_sample(steps[name], repeats[name]))
+                samples[name].append(_sample(steps[name], repeats[name], device))
     finally:
         gc.enable()
     return samples
 
 
-def _repeats(step: Step) -> int:
-    seconds = _sample(step, 1)
+def _repeats(step: Step, device: Device) -> int:
+    seconds = _sample(step, 1, device)
     if seconds < 20 * SAMPLE_SECONDS:  # perhaps a short step that was interrupted once
-        seconds = min(_sample(step, 1) for _ in range(5))
+        seconds = min(_sample(step, 1, device) for _ in range(5))
     return math.ceil(SAMPLE_SECONDS / seconds)
 
 
-def _sample(step: Step, repeats: int) -> float:
+def _sample(step: Step, repeats: int, device: Device) -> float:
+    """Returns the seconds of one call; on CUDA by the device's clock, as a call returns before it is done."""
+    if device is Device.CUDA:
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        first.record()
+        for _ in range(repeats):
+            step()
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3 / repeats
     begin = perf_counter()
     for _ in range(repeats):
         step()
