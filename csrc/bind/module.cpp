@@ -9,6 +9,9 @@
 #include <string_view>
 
 #include "pointwise/op.h"
+#ifdef FUSEDLOSS_EMULATED
+#include "options.h"
+#endif
 
 namespace py = pybind11;
 
@@ -173,4 +176,12 @@ PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
                     py::arg("instruction_set") = pointwise::instruction_set(),
                     py::arg("cuda_architectures") = FUSEDLOSS_CUDA_NAMES);
   });
+#ifdef FUSEDLOSS_EMULATED
+  module.def("set_order", &emulator::set_order);
+  module.def("statistics", [] {
+    const emulator::Statistics all = emulator::statistics();
+    return py::dict(py::arg("launches") = all.launches, py::arg("blocks") = all.blocks,
+                    py::arg("barriers") = all.barriers, py::arg("warp_operations") = all.warp_operations);
+  });
+#endif
 }
