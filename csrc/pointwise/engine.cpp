@@ -2,7 +2,7 @@
 // float or double, calls the loss, and puts results back. Dense memory of the right type is used in place.
 // Compiled once for every instruction set.
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #include "core/convert.h"
@@ -69,13 +69,24 @@ void store_tile(const Pass& pass, const View& view, const Part& part, const T* b
 constexpr int64_t kStreamedBytes = int64_t(16) << 20;
 
 #ifdef __SSE2__
+// One register, as wide as they are, between addresses that are aligned to it.
+#if defined(__AVX512F__)
+using Wide = __m512i;
+inline void stream_register(Wide* to, const Wide* from) { _mm512_stream_si512(to, _mm512_load_si512(from)); }
+#elif defined(__AVX__)
+using Wide = __m256i;
+inline void stream_register(Wide* to, const Wide* from) { _mm256_stream_si256(to, _mm256_load_si256(from)); }
+#else
+using Wide = __m128i;
+inline void stream_register(Wide* to, const Wide* from) { _mm_stream_si128(to, _mm_load_si128(from)); }
+#endif
+
 template <class T>
 void stream_out(const T* source, T* destination, int64_t length) {
-  constexpr int64_t kStep = sizeof(__m128i) / sizeof(T);
+  constexpr int64_t kStep = sizeof(Wide) / sizeof(T);
   int64_t i = 0;
   for (; i + kStep <= length; i += kStep)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(destination + i),
-                     _mm_load_si128(reinterpret_cast<const __m128i*>(source + i)));
+    stream_register(reinterpret_cast<Wide*>(destination + i), reinterpret_cast<const Wide*>(source + i));
   std::memcpy(destination + i, source + i, (length - i) * sizeof(T));
 }
 inline void finish_streams() { _mm_sfence(); }
