@@ -8,16 +8,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SANITIZED := build/sanitized
+EMULATED := build/emulated
+# Python finds a sanitizer's run-time library only if it is loaded first.
+PRELOAD = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+EMULATED_TESTS := $(addprefix tests/test_, values.py gradients.py properties.py ops.py opinfo.py validation.py \
+  composability.py modules.py large.py)
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
   -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: help build demo test test-sanitized check format bench clean
+.PHONY: help build demo test test-sanitized test-emulated mutants check format bench clean
 
 help:
 	@echo "make demo            set up, build, train on real data, show the comparison with torch"
 	@echo "make test            set up, build, run all tests"
 	@echo "make test-sanitized  run the core tests with address and undefined-behaviour sanitizers"
+	@echo "make test-emulated   run the tests on the CUDA kernels, without a GPU (tests/cuda_emulator)"
+	@echo "make mutants         seed defects in the CUDA kernels and show that the tests find each"
 	@echo "make check           ruff, mypy --strict, clang-format, warnings as errors"
 	@echo "make format          rewrite the sources as 'make check' wants them"
 	@echo "make bench           measure against torch eager and torch.compile"
@@ -54,9 +62,23 @@ test-sanitized: build
 	$(BIN)/cmake --build $(SANITIZED) --parallel $(JOBS)
 	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/site > /dev/null
 	cp -r python/fusedloss/. $(SANITIZED)/site/fusedloss/
-	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	  $(BIN)/python -m pytest -q -m core -n $(JOBS)
+	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site $(PRELOAD) $(BIN)/python -m pytest -q -m core -n $(JOBS)
+
+# The kernels of all losses, then those of two with sanitizers: with all of them that build takes half an hour.
+test-emulated: build
+	@echo "== Building the CUDA kernels for the emulator and running the tests on them"
+	$(CONFIGURE) -B $(EMULATED) -DFUSEDLOSS_EMULATED=ON > /dev/null
+	$(BIN)/cmake --build $(EMULATED) --parallel $(JOBS)
+	$(BIN)/cmake --install $(EMULATED) --prefix $(EMULATED)/site > /dev/null
+	cp -r python/fusedloss/. $(EMULATED)/site/fusedloss/
+	PYTHONPATH=$(CURDIR)/$(EMULATED)/site $(BIN)/python -m pytest -q -n $(JOBS) \
+	  --emulated $$(echo $(EMULATED)/_emu*.so) $(EMULATED_TESTS)
+	$(BIN)/python tests/cuda_emulator/check_kernels.py $$(echo $(EMULATED)/_emu*.so)
+	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
+
+mutants: $(VENV)/.set-up
+	@echo "== Seeding defects in the CUDA kernels (half a minute each)"
+	$(BIN)/python tests/cuda_emulator/mutants.py --jobs $(JOBS)
 
 check: $(VENV)/.set-up
 	@echo "== Checking style, types and warnings"

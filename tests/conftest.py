@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: runs on the build with sanitizers too; must not compile or fork")
     config.addinivalue_line("markers", "host: about what only the CPU does; not for emulated CUDA kernels")
+    config.addinivalue_line("markers", "device: about what only CUDA kernels do; runs with --emulated")
     if path := config.getoption("emulated"):
         loader = importlib.machinery.ExtensionFileLoader("_emu", path)
         spec = importlib.util.spec_from_loader("_emu", loader)
@@ -36,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("emulated"):
-        for item in items:
-            if item.get_closest_marker("host"):
-                item.add_marker(pytest.mark.skip(reason="about the CPU"))
+    other, reason = ("host", "about the CPU") if config.getoption("emulated") else ("device", "about CUDA kernels")
+    for item in items:
+        if item.get_closest_marker(other):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -399,6 +399,9 @@ def test_gaussian_kl_needs_an_axis_to_sum_over() -> None:
 
 # ---- elements -----------------------------------------------------------------------------------------------------
 
+# On CUDA an error would have to wait for the device: there such an element makes its results NaN.
+refused_on_the_host = pytest.mark.host
+
 
 def spoil(tensor: Tensor, index: tuple[int, ...], value: float) -> Tensor:
     spoilt = tensor.clone(memory_format=torch.preserve_format)
@@ -415,6 +418,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@refused_on_the_host
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("grad", [False, True], ids=["", "grad"])
@@ -434,6 +438,7 @@ def test_a_probability_outside_of_0_and_1_is_named_by_its_place(
         assert str(list(place)) in message, message
 
 
+@refused_on_the_host
 def test_the_first_of_many_is_named() -> None:
     """First in the order of indices, in whichever thread and block it was found."""
     input = torch.full((300, 400), 0.5)
@@ -448,11 +453,13 @@ def test_the_first_of_many_is_named() -> None:
         L.binary_cross_entropy(input, torch.zeros(300, 400))
 
 
+@refused_on_the_host
 def test_an_element_of_a_tensor_without_axes_is_named() -> None:
     with pytest.raises(ValueError, match=r"input.*got 1.5"):
         L.binary_cross_entropy(torch.tensor(1.5), torch.tensor(1.0))
 
 
+@refused_on_the_host
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 2047, 2048, 2049, 16384, 40001])
 def test_no_place_escapes_the_check(size: int) -> None:
     """The last elements of a vector, of a tile and of a block."""
@@ -473,6 +480,7 @@ ELEMENTS: list[tuple[str, Callable[..., Tensor], str, float, Tensor, Tensor]] = 
 ]
 
 
+@refused_on_the_host
 @pytest.mark.parametrize(
     ("call", "argument", "value", "input", "target"), [pytest.param(*c[1:], id=c[0]) for c in ELEMENTS]
 )
@@ -490,17 +498,20 @@ def test_a_target_that_is_no_label(
         explained(error, argument, value)
 
 
+@refused_on_the_host
 def test_a_bool_target_of_a_hinge_is_no_sign() -> None:
     with pytest.raises(ValueError, match=r"target must be -1 or 1, got 0 at index \[1\]"):
         L.hinge_loss(torch.zeros(3), torch.tensor([True, False, True]))
     L.hinge_loss(torch.zeros(3), torch.tensor([True, False, True]), target_01=True)
 
 
+@refused_on_the_host
 def test_an_element_of_a_broadcast_target_is_named_by_its_own_index() -> None:
     with pytest.warns(UserWarning, match="target size"), pytest.raises(ValueError, match=r"got 0.5 at index \[0, 2\]"):
         L.hinge_loss(torch.zeros(3, 4), torch.tensor([[1.0, -1.0, 0.5, 1.0]]))
 
 
+@refused_on_the_host
 @pytest.mark.parametrize("value", [1.2, 0.0, 1.0, -0.5])
 def test_a_quantile_outside_of_0_and_1(value: float) -> None:
     q = torch.tensor([0.1, value, 0.9], dtype=torch.float64)
@@ -510,6 +521,7 @@ def test_a_quantile_outside_of_0_and_1(value: float) -> None:
     assert "[1]" in str(error.value)
 
 
+@refused_on_the_host
 @pytest.mark.parametrize("shape", [(3, 4), (3, 1), (3,)], ids=str)
 def test_a_negative_variance(shape: tuple[int, ...]) -> None:
     x = torch.zeros(3, 4)
@@ -521,6 +533,34 @@ def test_a_negative_variance(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError) as error:
         L.gaussian_nll_loss(x, x, -0.5)
     explained(error, "var", -0.5)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_on_cuda_an_element_outside_makes_its_results_nan(layout: str, dtype: torch.dtype) -> None:
+    shape, place = (5, 7, 9, 11), (3, 1, 8, 4)
+    inside = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for value in (1.5, -0.25, INF, -INF):
+        input = LAYOUTS[layout](spoil(inside, place, value))
+        each = L.binary_cross_entropy(input, inside, reduction="none")
+        assert each.isnan().nonzero().tolist() == [list(place)]
+        assert L.binary_cross_entropy(input, inside).isnan()
+
+
+@pytest.mark.device
+def test_on_cuda_a_target_that_is_no_label_makes_the_loss_nan() -> None:
+    for _, call, _, value, input, target in ELEMENTS:
+        assert call(input, target).isfinite()
+        assert call(input, spoil(target, (2,), value)).isnan()
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("value", [1.2, 0.0, 1.0, -0.5])
+def test_on_cuda_a_quantile_outside_of_0_and_1_spoils_its_own_column(value: float) -> None:
+    q = torch.tensor([0.1, value, 0.9])
+    each = L.quantile_loss(torch.zeros(4, 3), torch.ones(4), q=q, reduction="none")
+    assert each.isnan().tolist() == [[False, True, False]] * 4
 
 
 @pytest.mark.parametrize("loss", EACH)
@@ -537,6 +577,7 @@ def test_nan_is_no_error(loss: Loss) -> None:
             loss(*operands, **keywords, reduction="sum")
 
 
+@refused_on_the_host
 def test_a_tensor_that_is_refused_leaves_no_trace() -> None:
     """Neither a gradient nor a changed operand, and the next call works."""
     input = torch.tensor([0.5, 1.5], requires_grad=True)

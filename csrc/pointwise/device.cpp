@@ -42,11 +42,27 @@ int blocks_for(int64_t count, const char* name) {
   return int(std::clamp<int64_t>(needed, 1, most));
 }
 
+// Kernels walk along all views alike, also those of tensors that are not given: their strides must be numbers.
+void clear_absent(DevicePass& pass) {
+  const auto clear = [&](View& view) {
+    if (!view.data) std::fill_n(view.strides, pass.dims, 0);
+  };
+  for (int k = 0; k < kMaxOperands; ++k) {
+    clear(pass.operands[k]);
+    clear(pass.tangents[k]);
+    clear(pass.gradients[k]);
+  }
+  clear(pass.weight);
+  clear(pass.grad_output);
+  clear(pass.value);
+}
+
 }  // namespace
 
 void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, bool wide, const at::Tensor& like) {
   const char* name = loss.about->name;
   if (pass.count == 0 && !pass.sum.data) return;
+  clear_absent(pass);
   const OnDevice device(like);
   const DeviceLaunch how{mode, operands, wide, blocks_for(pass.count, name), device.stream()};
   at::Tensor partials;

@@ -1,0 +1,232 @@
+"""Seeds defects in the CUDA kernels and launchers, one at a time, and shows that `check_kernels.py` finds each of them.
+
+    python tests/cuda_emulator/mutants.py [--only TEXT] [--jobs N]
+
+Works on a copy of the sources in build/mutants with two losses only, built with address and undefined-behaviour
+sanitizers. Exits with 1 if the unmutated build is not clean, if a defect is not found or if it cannot be seeded any
+more because the text that it replaces has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = "tests/cuda_emulator"
+TREE = ROOT / "build/mutants/source"
+BUILD = ROOT / "build/mutants/build"
+LOSSES = "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n"
+CUDA, KERNELS = "csrc/core/cuda.h", "csrc/pointwise/cuda.cuh"
+SHARED, HOST = "csrc/pointwise/device.cuh", "csrc/pointwise/device.cpp"
+SECONDS = 300  # a test run that takes longer hangs
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = (
+    # The sum of a block.
+    Mutant("missing barrier", CUDA, "  __syncthreads();\n", ""),
+    Mutant("shuffle with half of the warp in its mask", CUDA, "down_sync(kFullWarp,", "down_sync(0xffffu,"),
+    Mutant("shuffle tree starts a step late", CUDA, "offset = kWarp / 2;", "offset = kWarp / 4;"),
+    Mutant("only the first warp writes shared memory", CUDA, "if (threadIdx.x % kWarp == 0)", "if (threadIdx.x == 0)"),
+    Mutant("shared array one short", CUDA, "of_warps, threads / kWarp)", "of_warps, threads / kWarp - 1)"),
+    Mutant("last warp not added", CUDA, "warp < threads / kWarp;", "warp < threads / kWarp - 1;"),
+    # Partial sums.
+    Mutant(
+        "threads without an element return before the barrier",
+        KERNELS,
+        "if (!pass.partials) return;",
+        "if (!pass.partials || int64_t(blockIdx.x) * kDeviceThreads + threadIdx.x >= pass.count) return;",
+    ),
+    Mutant("all blocks write one partial", KERNELS, "pass.partials[blockIdx.x] =", "pass.partials[0] ="),
+    Mutant("all threads write the partial", KERNELS, "if (threadIdx.x == 0) pass.partials", "pass.partials"),
+    Mutant("what additions lost is dropped", KERNELS, "(std::isfinite(lost) ? lost : 0)", "0 * lost"),
+    Mutant("inf - inf is added", KERNELS, "(std::isfinite(lost) ? lost : 0)", "lost"),
+    Mutant("partial of the last block lost", SHARED, "i < blocks;", "i < blocks - 1;"),
+    Mutant("sum not divided by the weights", SHARED, "(pass.divisor ? *pass.divisor : 1)", "1"),
+    Mutant("one partial allocated for all blocks", HOST, "at::empty({how.blocks}", "at::empty({1}"),
+    Mutant(
+        "an empty sum is not written",
+        HOST,
+        "if (pass.count == 0 && !pass.sum.data) return;",
+        "if (pass.count == 0) return;",
+    ),
+    # 16 bytes at a time.
+    Mutant("a pack beyond the end", KERNELS, "start + kSize <= pass.count;", "start < pass.count;"),
+    Mutant("last full pack skipped", KERNELS, "start + kSize <= pass.count;", "start + kSize < pass.count;"),
+    Mutant("step of packs counted in elements", KERNELS, "start += step * kSize)", "start += step)"),
+    Mutant("last element of the tail skipped", KERNELS, "  if (i < pass.count) {", "  if (i + 1 < pass.count) {"),
+    Mutant("tail one element beyond the end", KERNELS, "  if (i < pass.count) {", "  if (i <= pass.count) {"),
+    Mutant(
+        "tail starts at the wrong place", KERNELS, "pass.count / kSize * kSize + first", "pass.count / kSize + first"
+    ),
+    Mutant("alignment tested for 8 bytes", KERNELS, "% 16 == 0);", "% 8 == 0);"),
+    Mutant("alignment of the weight not tested", KERNELS, "bool all = fits(pass.weight) && fits", "bool all = fits"),
+    Mutant("type not tested", KERNELS, "view.dense && view.dtype == dtype &&", "view.dense &&"),
+    Mutant("contiguity not tested", KERNELS, "(view.dense && view.dtype", "(view.dtype"),
+    Mutant(
+        "gradients stored one over the other",
+        KERNELS,
+        "move(pass.gradients[k], gradients[k])",
+        "move(pass.gradients[k], gradients[0])",
+    ),
+    # One element at a time.
+    Mutant("weight with the operand's stride", KERNELS, "pass.weight.strides[d]", "pass.operands[0].strides[d]"),
+    Mutant("tangent with the operand's stride", KERNELS, "pass.tangents[k].strides", "pass.operands[k].strides"),
+    Mutant("index not reduced from axis to axis", KERNELS, "element = rest;", "element = index;"),
+    Mutant(
+        "offset in 32 bits",
+        KERNELS,
+        "operand_[k] += index * pass.operands[k].strides[d];",
+        "operand_[k] += int32_t(index * pass.operands[k].strides[d]);",
+    ),
+    Mutant(
+        "float16 read as bfloat16",
+        KERNELS,
+        "convert<T>(static_cast<const Float16*>",
+        "convert<T>(static_cast<const BFloat16*>",
+    ),
+    Mutant(
+        "float16 written as bfloat16",
+        KERNELS,
+        "[offset] = convert<Float16>(x)",
+        "[offset] = {convert<BFloat16>(x).bits}",
+    ),
+    # What multiplies gradients, and domains.
+    Mutant("gradient without its incoming one", KERNELS, "if (pass.factor.data) scale *=", "if (false) scale *="),
+    Mutant("gradient not divided by the weights", KERNELS, "if (pass.divisor) scale", "if (false) scale"),
+    Mutant("domain without its border", KERNELS, "nonnegative: return x < 0;", "nonnegative: return x <= 0;"),
+    Mutant("domain not looked at", KERNELS, "spoilt_ |= outside(pass_.domains[k], x)", "spoilt_ |= false"),
+)
+
+
+def run(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, text=True, capture_output=True, check=False, **more)
+
+
+def last_line(text: str) -> str:
+    """The line that says what went wrong: a sanitizer's, or the last."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if "ERROR: AddressSanitizer" in line or "runtime error:" in line]
+    return (said or lines or ["no message"])[0 if said else -1].strip()
+
+
+def copy_changed(source: Path, to: Path, text: str | None = None) -> None:
+    """Only what differs, so that ninja builds what has changed, and what a mutant changed in the last run."""
+    wanted = source.read_text() if text is None else text
+    if not to.exists() or to.read_text() != wanted:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(wanted)
+
+
+def copy_sources() -> None:
+    for name in ("csrc", "cmake", HERE):
+        for path in (ROOT / name).rglob("*"):
+            if path.suffix in (".h", ".cpp", ".cuh", ".cmake", ".in"):
+                copy_changed(path, TREE / path.relative_to(ROOT))
+    copy_changed(ROOT / "CMakeLists.txt", TREE / "CMakeLists.txt")
+    copy_changed(ROOT, TREE / "csrc/pointwise/losses.def", LOSSES)
+
+
+def configure() -> None:
+    scripts = Path(sys.executable).parent
+    pybind = run([sys.executable, "-m", "pybind11", "--cmakedir"]).stdout.strip()
+    options = {
+        "pybind11_DIR": pybind,
+        "Python_EXECUTABLE": sys.executable,
+        "CMAKE_MAKE_PROGRAM": scripts / "ninja",
+        "FUSEDLOSS_EMULATED": "ON",
+        "FUSEDLOSS_SANITIZE": "address,undefined",
+    }
+    defined = [f"-D{name}={value}" for name, value in options.items()]
+    done = run([str(scripts / "cmake"), "-S", str(TREE), "-B", str(BUILD), "-G", "Ninja", *defined])
+    if done.returncode:
+        sys.exit(done.stderr)
+
+
+def library(name: str) -> str:
+    return run(["g++", f"-print-file-name={name}"]).stdout.strip()
+
+
+def defect_found(jobs: int) -> str:
+    """Builds and tests what is in the tree; what was found, or ''."""
+    built = run([str(Path(sys.executable).parent / "ninja"), "-C", str(BUILD), "-j", str(jobs)])
+    if built.returncode:
+        sys.exit(f"does not compile:\n{built.stdout[-3000:]}")
+    (module,) = BUILD.glob("_emu*.so")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "halt_on_error=1",
+    }
+    command = [sys.executable, str(ROOT / HERE / "check_kernels.py"), str(module)]
+    try:
+        tested = run(command, env=environment, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"no end within {SECONDS} s"
+    return last_line(tested.stderr) if tested.returncode else ""
+
+
+def try_mutant(mutant: Mutant, jobs: int) -> str:
+    path = TREE / mutant.file
+    clean = path.read_text()
+    try:
+        path.write_text(clean.replace(mutant.old, mutant.new))
+        return defect_found(jobs)
+    finally:
+        path.write_text(clean)
+
+
+def stale() -> list[Mutant]:
+    return [mutant for mutant in MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1]
+
+
+def main(
+    only: Annotated[str, typer.Option(help="those whose description contains this")] = "",
+    jobs: Annotated[int, typer.Option(help="compilers at once")] = 1,
+) -> None:
+    """Seeds defects in the CUDA kernels, one at a time, and shows that each is found."""
+    console = Console()
+    if lost := stale():
+        console.print("not found exactly once in their files:", *[mutant.what for mutant in lost], sep="\n  ")
+        sys.exit(1)
+    copy_sources()
+    configure()
+    if found := defect_found(jobs):
+        console.print("the unmutated build is not clean:", found)
+        sys.exit(1)
+    console.print("the unmutated build is clean")
+    table = Table("defect", "file", "found by", "seconds")
+    survivors = 0
+    for mutant in MUTANTS:
+        if only not in mutant.what:
+            continue
+        start = time.monotonic()
+        found = try_mutant(mutant, jobs)
+        survivors += not found
+        seconds = f"{time.monotonic() - start:.0f}"
+        console.print(f"{seconds:>4} s  {mutant.what}: {found or 'NOT FOUND'}", markup=False, highlight=False)
+        table.add_row(mutant.what, Path(mutant.file).name, found[:90] or "[bold red]NOT FOUND", seconds)
+    console.print(table)
+    sys.exit(survivors > 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
