@@ -120,11 +120,12 @@ def run(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, text=True, capture_output=True, check=False, **more)
 
 
-def last_line(text: str) -> str:
-    """The line that says what went wrong: a sanitizer's, or the last."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if "ERROR: AddressSanitizer" in line or "runtime error:" in line]
-    return (said or lines or ["no message"])[0 if said else -1].strip()
+def complaint(text: str) -> str:
+    """The line that says what went wrong: a sanitizer's, or that of Python's exception."""
+    lines = [line.strip() for line in text.splitlines() if "Error: " in line or "runtime error: " in line]
+    lines = lines or text.splitlines() or ["killed without a word"]
+    sanitizers = [line for line in lines if "ERROR: AddressSanitizer" in line or "runtime error: " in line]
+    return (sanitizers or lines[::-1])[0]
 
 
 def copy_changed(source: Path, to: Path, text: str | None = None) -> None:
@@ -181,7 +182,7 @@ def defect_found(jobs: int) -> str:
         tested = run(command, env=environment, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return f"no end within {SECONDS} s"
-    return last_line(tested.stderr) if tested.returncode else ""
+    return complaint(tested.stderr) if tested.returncode else ""
 
 
 def try_mutant(mutant: Mutant, jobs: int) -> str:
