@@ -64,7 +64,7 @@ test-sanitized: build
 	cp -r python/fusedloss/. $(SANITIZED)/site/fusedloss/
 	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site $(PRELOAD) $(BIN)/python -m pytest -q -m core -n $(JOBS)
 
-# The kernels of all losses, then those of two with sanitizers: with all of them that build takes half an hour.
+# The kernels of all losses, then those of two with sanitizers, in the build that `make mutants` starts from.
 test-emulated: build
 	@echo "== Building the CUDA kernels for the emulator and running the tests on them"
 	$(CONFIGURE) -B $(EMULATED) -DFUSEDLOSS_EMULATED=ON > /dev/null
@@ -77,7 +77,7 @@ test-emulated: build
 	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up
-	@echo "== Seeding defects in the CUDA kernels (half a minute each)"
+	@echo "== Seeding defects in the CUDA kernels (36, each about 20 seconds)"
 	$(BIN)/python tests/cuda_emulator/mutants.py --jobs $(JOBS)
 
 check: $(VENV)/.set-up
