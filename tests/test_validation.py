@@ -546,6 +546,11 @@ def test_on_cuda_an_element_outside_makes_its_results_nan(layout: str, dtype: to
         each = L.binary_cross_entropy(input, inside, reduction="none")
         assert each.isnan().nonzero().tolist() == [list(place)]
         assert L.binary_cross_entropy(input, inside).isnan()
+        for reduction in ("none", "sum"):
+            leaf = input.detach().requires_grad_()
+            L.binary_cross_entropy(leaf, inside, reduction=reduction).sum().backward()
+            assert leaf.grad is not None
+            assert leaf.grad.isnan().nonzero().tolist() == [list(place)]
 
 
 @pytest.mark.device

@@ -206,7 +206,7 @@ class Call {
       domains[k] = about_.domain(k, pass_.parameters);
       any &= domains[k] == Domain::any;
     }
-    if (!on_host()) return run_on_device(mode, checked ? domains : nullptr);
+    if (!on_host()) return run_on_device(mode, domains);
     const double sum = run_blocks(mode, checked && !any ? domains : nullptr);
     if (value_.defined() && reduces()) fill(value_, sum / denominator());
   }
@@ -245,7 +245,7 @@ class Call {
   }
 
   void run_on_device(Mode mode, const Domain* domains) {
-    if (domains) std::copy_n(domains, kMaxOperands, pass_.domains);
+    std::copy_n(domains, kMaxOperands, pass_.domains);
     if (value_.defined() && reduces()) {
       point(pass_.sum, value_);
       pass_.denominator = denominator();
