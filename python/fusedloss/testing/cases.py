@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ RANGES = {
 
 def cases(loss: Loss, dtype: torch.dtype, device: str, quick: bool) -> Iterator[Call]:
     """The calls by which a loss is checked in one dtype; the quick ones are some of each kind."""
-    yield from _of_reductions(loss, dtype, device, list(weights((ROWS, COLUMNS), dtype))[: 2 if quick else None])
+    yield from _of_reductions(loss, dtype, device, quick)
     # One number everywhere leaves nothing to compare with but torch's luck at that one.
     layouts: list[Layout] = [transposed, offset, expanded] if quick else [f for f in LAYOUTS[1:] if f is not one_number]
     yield from _of_layouts(loss, dtype, device, layouts)
@@ -92,15 +91,18 @@ def cases(loss: Loss, dtype: torch.dtype, device: str, quick: bool) -> Iterator[
         yield from _of_many_elements(loss, dtype, device)
 
 
-def _of_reductions(loss: Loss, dtype: torch.dtype, device: str, weights: list[Tensor | None]) -> Iterator[Call]:
+def _of_reductions(loss: Loss, dtype: torch.dtype, device: str, quick: bool) -> Iterator[Call]:
     """Every reduction with and without weights, those that have a gradient themselves, and second derivatives."""
-    operands, keywords = loss.sample((ROWS, COLUMNS), dtype)
-    away, keywords_away = loss.sample_away_from_corners((ROWS, COLUMNS), dtype)
-    for reduction, w in product(loss.reductions, weights):
-        yield Call(loss, operands, keywords, w, reduction, device=device)
-        yield Call(loss, away, keywords_away, w, reduction, device=device, second=True)
-        if w is not None:
-            yield Call(loss, operands, keywords, w, reduction, device=device, weight_too=True)
+    shape = (ROWS, COLUMNS)
+    operands, keywords = loss.sample(shape, dtype)
+    away, keywords_away = loss.sample_away_from_corners(shape, dtype)
+    none, full, *that_broadcast = weights(shape, dtype)
+    for reduction in loss.reductions:
+        for w in (none, full) if quick else (none, full, *that_broadcast):
+            yield Call(loss, operands, keywords, w, reduction, device=device)
+        for w in (none, full):
+            yield Call(loss, away, keywords_away, w, reduction, device=device, second=True)
+        yield Call(loss, operands, keywords, full, reduction, device=device, weight_too=True)
 
 
 def _of_layouts(loss: Loss, dtype: torch.dtype, device: str, layouts: list[Layout]) -> Iterator[Call]:
