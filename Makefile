@@ -56,7 +56,7 @@ test: build
 	@echo "== Running all tests (some minutes)"
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-sanitized: build
+test-sanitized: $(VENV)/.set-up
 	@echo "== Building with sanitizers (about three minutes) and running the core tests on that build"
 	$(CONFIGURE) -B $(SANITIZED) -DFUSEDLOSS_CUDA=OFF -DFUSEDLOSS_SANITIZE=address,undefined > /dev/null
 	$(BIN)/cmake --build $(SANITIZED) --parallel $(JOBS)
@@ -65,7 +65,7 @@ test-sanitized: build
 	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site $(PRELOAD) $(BIN)/python -m pytest -q -m core -n $(JOBS)
 
 # The kernels of all losses, then those of two with sanitizers, in the build that `make mutants` starts from.
-test-emulated: build
+test-emulated: $(VENV)/.set-up
 	@echo "== Building the CUDA kernels for the emulator and running the tests on them"
 	$(CONFIGURE) -B $(EMULATED) -DFUSEDLOSS_EMULATED=ON > /dev/null
 	$(BIN)/cmake --build $(EMULATED) --parallel $(JOBS)

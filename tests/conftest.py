@@ -6,12 +6,12 @@ tensors (tests/cuda_emulator). It takes the place of `fusedloss._C` before anyth
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import sys
 
 import pytest
 import torch
+
+from cuda_emulator.check_kernels import load
 
 torch.set_num_threads(2)
 
@@ -25,11 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "host: about what only the CPU does; not for emulated CUDA kernels")
     config.addinivalue_line("markers", "device: about what only CUDA kernels do; runs with --emulated")
     if path := config.getoption("emulated"):
-        loader = importlib.machinery.ExtensionFileLoader("_emu", path)
-        spec = importlib.util.spec_from_loader("_emu", loader)
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        loader.exec_module(module)
+        module = load(path)
         sys.modules["fusedloss._C"] = module
         import fusedloss
 

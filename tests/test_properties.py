@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fusedloss.testing.cases import transposed
 from fusedloss.testing.catalogue import LOSSES, Loss, positive
 
 pytestmark = [
@@ -196,10 +197,6 @@ def test_an_integer_weight_is_so_many_repeats(loss: Loss, repeats: list[int], se
 # ---- the same bits -------------------------------------------------------------------------------------------------
 
 
-def crosswise(x: Tensor) -> Tensor:
-    return x.transpose(0, -1).contiguous().transpose(0, -1)
-
-
 @pytest.mark.parametrize("shape", [(33, 70), (65, 3, 40), (2, 128, 2, 64), (1000, 32)], ids=str)
 @EACH_LOSS
 def test_memory_crosswise_changes_nothing(loss: Loss, shape: tuple[int, ...]) -> None:
@@ -208,7 +205,7 @@ def test_memory_crosswise_changes_nothing(loss: Loss, shape: tuple[int, ...]) ->
     weight = positive(shape, torch.Generator().manual_seed(41))
     straight = {reduction: evaluate(loss, operands, keywords, reduction, weight) for reduction in ("none", "sum")}
     for which in range(len(operands) + 1):
-        laid_out = [crosswise(x) if k == which else x for k, x in enumerate([*operands, weight])]
+        laid_out = [transposed(x) if k == which else x for k, x in enumerate([*operands, weight])]
         for reduction, plain in straight.items():
             value, gradients = evaluate(loss, laid_out[:-1], keywords, reduction, laid_out[-1])
             # Sums go in another order (those of gaussian_kl over a row too).
@@ -233,10 +230,10 @@ def threads() -> Iterator[None]:
 def test_the_number_of_threads_changes_no_bit(loss: Loss, dtype: torch.dtype) -> None:
     """Over several blocks of sums, in dense and in transposed memory, and again on the same threads."""
     operands, keywords = loss.sample((311, 333), dtype, seed=29)
-    transposed = [crosswise(x) if k else x for k, x in enumerate(operands)]
+    crosswise = [transposed(x) if k else x for k, x in enumerate(operands)]
     weight = positive((311, 1), torch.Generator().manual_seed(31)).to(dtype)
     for reduction in loss.reductions:
-        for given_operands, given_weight in [(operands, None), (transposed, weight)]:
+        for given_operands, given_weight in [(operands, None), (crosswise, weight)]:
             results = []
             for count in (1, 2, 3, 2):
                 torch.set_num_threads(count)

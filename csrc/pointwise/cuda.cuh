@@ -66,6 +66,8 @@ class DeviceAccess {
   __device__ __forceinline__ bool has_weight() const { return pass_.weight.data; }
   __device__ __forceinline__ bool has_grad_output() const { return pass_.grad_output.data; }
   __device__ __forceinline__ bool wants_gradient(int k) const { return pass_.gradients[k].data; }
+  // What the element adds to the sum.
+  __device__ __forceinline__ V summand(V x) const { return V::of(result(x)); }
 
  protected:
   __device__ __forceinline__ V checked(int k, T x) {
@@ -119,8 +121,6 @@ class StridedAccess : public DeviceAccess<T> {
   __device__ __forceinline__ void gradient(int k, V x) const {
     write(pass_.gradients[k], gradient_[k], this->result(x));
   }
-  // What the element adds to the sum.
-  __device__ __forceinline__ V summand(V x) const { return V::of(this->result(x)); }
 
  private:
   int64_t operand_[N] = {}, tangent_[N] = {}, gradient_[N] = {}, weight_ = 0, grad_output_ = 0, value_ = 0;
@@ -186,7 +186,6 @@ class PackAccess : public DeviceAccess<T> {
   __device__ __forceinline__ void gradient(int k, V x) const {
     packs_.gradients[k].of[lane_] = convert<S>(this->result(x));
   }
-  __device__ __forceinline__ V summand(V x) const { return V::of(this->result(x)); }
 
  private:
   Packs<S, N>& packs_;

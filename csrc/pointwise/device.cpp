@@ -1,5 +1,5 @@
 // The CUDA side of the pointwise ops that needs torch: streams, scratch memory, errors.
-#if defined(FUSEDLOSS_CUDA) || defined(FUSEDLOSS_EMULATED)
+#ifdef FUSEDLOSS_CUDA
 #include "pointwise/device_pass.h"
 
 #ifndef FUSEDLOSS_EMULATED
@@ -77,10 +77,8 @@ void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, 
 void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
   const OnDevice device(tensor);
   View data, by;
-  data.data = tensor.mutable_data_ptr();
-  data.dtype = dtype_of(tensor);
-  by.data = const_cast<void*>(factor.const_data_ptr());
-  by.dtype = dtype_of(factor);
+  point(data, tensor);
+  point(by, factor);
   check(launch_rescale(data, tensor.numel(), by, blocks_for(tensor.numel(), "fusedloss"), device.stream()),
         "fusedloss");
 }

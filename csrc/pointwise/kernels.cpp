@@ -7,8 +7,6 @@
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
-#include <deque>
-
 #include "core/sum.h"
 #include "pointwise/device_pass.h"
 #include "pointwise/op.h"
@@ -155,7 +153,7 @@ class Call {
 
   bool reduces() const { return a_.reduction != Reduction::none; }
   bool computes() const { return !a_.operands[0].is_meta(); }
-  bool on_host() const { return computes() && !on_device(a_.operands[0]); }
+  bool on_gpu() const { return on_device(a_.operands[0]); }
 
   void take_tangents(const Tensors& tangents) {
     constexpr const char* kNames[kMaxOperands] = {"tangent0", "tangent1", "tangent2"};
@@ -174,10 +172,10 @@ class Call {
     check_device(about_, "grad_output", grad_output, a_.operands[0]);
     check_fits(reduces() ? SymShape{} : shape_, about_, "grad_output", grad_output);
     if (!reduces()) return show(grad_output_, pass_.grad_output);
-    if (on_host())
-      pass_.scale *= grad_output.item().toDouble();
-    else if (computes())
+    if (on_gpu())
       point(pass_.factor, floating(grad_output_));
+    else if (computes())
+      pass_.scale *= grad_output.item().toDouble();
   }
   // Where results go: the value of an unreduced loss, and gradients in the shape of the loss.
   void make_value() {
@@ -206,7 +204,7 @@ class Call {
       domains[k] = about_.domain(k, pass_.parameters);
       any &= domains[k] == Domain::any;
     }
-    if (!on_host()) return run_on_device(mode, domains);
+    if (on_gpu()) return run_on_device(mode, domains);
     const double sum = run_blocks(mode, checked && !any ? domains : nullptr);
     if (value_.defined() && reduces()) fill(value_, sum / denominator());
   }
@@ -230,7 +228,7 @@ class Call {
   }
   void show(const at::Tensor& tensor, View& view) {
     if (!tensor.defined()) return;
-    shown_.push_back({computes() && !on_host() ? &floating(tensor) : &tensor, &view});
+    shown_.push_back({on_gpu() ? &floating(tensor) : &tensor, &view});
   }
 
   // The CUDA kernels read floating types only: integers are rare there, and every type more makes all kernels larger.
@@ -238,10 +236,6 @@ class Call {
     if (c10::isFloatingType(tensor.scalar_type())) return tensor;
     converted_.push_back(tensor.to(compute_));
     return converted_.back();
-  }
-  static void point(View& view, const at::Tensor& tensor) {
-    view.data = const_cast<void*>(tensor.const_data_ptr());
-    view.dtype = dtype_of(tensor);
   }
 
   void run_on_device(Mode mode, const Domain* domains) {
@@ -285,7 +279,7 @@ class Call {
   double sum_of_weights(double numel) {
     const at::Tensor sum = at::sum(a_.weight, at::kDouble);
     const double repeats = numel / double(a_.weight.numel());
-    if (on_host()) return sum.item().toDouble() * repeats;
+    if (!on_gpu()) return sum.item().toDouble() * repeats;
     converted_.push_back(sum);
     pass_.divisor = sum.const_data_ptr<double>();
     return repeats;
@@ -346,7 +340,8 @@ class Call {
   std::optional<double> denominator_;
   DevicePass pass_;
   c10::SmallVector<Shown, 16> shown_;
-  std::deque<at::Tensor> converted_;  // what the device needs beside the arguments
+  // What the device needs beside the arguments: room for all of them, because shown_ points here.
+  c10::SmallVector<at::Tensor, 3 * kMaxOperands> converted_;
   at::Tensor value_, grad_output_;
   Tensors gradients_;
 };

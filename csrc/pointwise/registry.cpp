@@ -13,7 +13,7 @@ namespace fusedloss::pointwise {
 #include "pointwise/losses.def"
 #undef POINTWISE_LOSS
 extern const Engine engine_DEFAULT, engine_AVX2, engine_AVX512;
-#if defined(FUSEDLOSS_CUDA) || defined(FUSEDLOSS_EMULATED)
+#ifdef FUSEDLOSS_CUDA
 #define POINTWISE_LOSS(name, Formula) extern const DeviceFunction name##_device;
 #include "pointwise/losses.def"
 #undef POINTWISE_LOSS

@@ -25,8 +25,8 @@ const std::array<Loss, kLosses>& losses();
 const Engine& engine();
 const char* instruction_set();
 
-// Whether there are kernels for CUDA, and the architectures they were built for.
-#if defined(FUSEDLOSS_CUDA) || defined(FUSEDLOSS_EMULATED)
+// Whether there are kernels for CUDA.
+#ifdef FUSEDLOSS_CUDA
 inline constexpr bool kHasDevice = true;
 #else
 inline constexpr bool kHasDevice = false;

@@ -5,6 +5,21 @@
 namespace fusedloss {
 namespace {
 
+DType dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble: return DType::float64;
+    case at::kHalf: return DType::float16;
+    case at::kBFloat16: return DType::bfloat16;
+    case at::kLong: return DType::int64;
+    case at::kInt: return DType::int32;
+    case at::kShort: return DType::int16;
+    case at::kChar: return DType::int8;
+    case at::kByte: return DType::uint8;
+    case at::kBool: return DType::boolean;
+    default: return DType::float32;
+  }
+}
+
 // Every tensor has the whole shape and lies in memory in its order, or is a single element: one dimension does.
 bool all_simple(at::IntArrayRef shape, c10::ArrayRef<Shown> tensors) {
   for (const Shown& shown : tensors) {
@@ -101,19 +116,9 @@ void classify(const Extent& extent, View& view) {
 
 }  // namespace
 
-DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble: return DType::float64;
-    case at::kHalf: return DType::float16;
-    case at::kBFloat16: return DType::bfloat16;
-    case at::kLong: return DType::int64;
-    case at::kInt: return DType::int32;
-    case at::kShort: return DType::int16;
-    case at::kChar: return DType::int8;
-    case at::kByte: return DType::uint8;
-    case at::kBool: return DType::boolean;
-    default: return DType::float32;
-  }
+void point(View& view, const at::Tensor& tensor) {
+  view.data = const_cast<void*>(tensor.const_data_ptr());
+  view.dtype = dtype_of(tensor);
 }
 
 void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> all) {
@@ -121,10 +126,7 @@ void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> all) {
   for (const Shown& shown : all)
     if (shown.tensor->defined()) tensors.push_back(shown);
   extent.count = c10::multiply_integers(shape);
-  for (const Shown& shown : tensors) {
-    shown.view->data = const_cast<void*>(shown.tensor->const_data_ptr());
-    shown.view->dtype = dtype_of(*shown.tensor);
-  }
+  for (const Shown& shown : tensors) point(*shown.view, *shown.tensor);
   if (all_simple(shape, tensors) || extent.count <= 1) return lay_out_simply(extent, tensors);
   align(extent, shape, tensors);
   sort_by_stride(extent, tensors);

@@ -12,8 +12,8 @@ struct Shown {
   View* view;
 };
 
-// The element type of a tensor that check_real (torch/checks.h) has accepted.
-DType dtype_of(const at::Tensor& tensor);
+// Gives the view the memory and the type of a tensor that check_real (torch/checks.h) has accepted.
+void point(View& view, const at::Tensor& tensor);
 
 // Fills the extent and every view. Each tensor broadcasts to `shape`.
 void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> tensors);
