@@ -766,7 +766,7 @@ class Losses(Dataset[Tensor]):
         return torch.stack([result.detach(), x.grad.sum()])
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.host)])
 def test_workers_of_a_data_loader(context: str) -> None:
     """Forked after this process has used its own threads; a lock or a pool that did not survive would hang."""
     here = torch.stack([Losses()[n] for n in range(4)])

@@ -72,6 +72,7 @@ print((memory("VmHWM") - before) / (size * x.element_size()))
 """
 
 
+@pytest.mark.host
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("step", "tensors"), [("value", 0), ("step", 1), ("scaled step", 1), ("autocast step", 1)])
