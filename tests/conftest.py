@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: runs on the build with sanitizers too; must not compile or fork")
-    config.addinivalue_line("markers", "host: about what only the CPU does, or a new process, which imports _C itself; not with --emulated")
+    config.addinivalue_line("markers", "host: of the CPU, or in a new process, which imports _C; not with --emulated")
     config.addinivalue_line("markers", "device: about what only CUDA kernels do; runs with --emulated")
     if path := config.getoption("emulated"):
         module = load(path)
