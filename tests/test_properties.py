@@ -217,6 +217,22 @@ def test_memory_crosswise_changes_nothing(loss: Loss, shape: tuple[int, ...]) ->
                 assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("classes", [1, 64, 65, 2048, 4096])
+@EACH_LOSS
+def test_a_number_for_each_class_is_that_number_everywhere(loss: Loss, classes: int) -> None:
+    """Where tiles are a whole number of rows all see the same of it, and it is read once."""
+    shape = (3 * 4096 // classes + 1, classes)
+    operands, keywords = loss.sample(shape, torch.float32, seed=43)
+    if loss.name not in SAME_SHAPE | {"gaussian_nll_loss"}:
+        operands[1] = operands[1][:1]
+    weight = positive((classes,), torch.Generator().manual_seed(47)).to(torch.bfloat16)
+    broadcast = evaluate(loss, operands, keywords, "none", weight)
+    everywhere = [x.expand(shape).contiguous() for x in operands]
+    whole = evaluate(loss, everywhere, keywords, "none", weight.expand(shape).contiguous())
+    assert torch.equal(broadcast[0], whole[0])
+    assert torch.equal(broadcast[1][0], whole[1][0])
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()

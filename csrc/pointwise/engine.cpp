@@ -17,17 +17,23 @@ template <class S, class T>
 void load_run(const S* source, T* destination, const Run& run) {
   source += run.offset;
   destination += run.at;
-  if (run.stride == 1 && run.step == 1) {
-    constexpr int64_t kLine = 64 / sizeof(S);
-    int64_t i = 0;
-    for (; i + kLine <= run.length; i += kLine) {
-      __builtin_prefetch(source + i + kTile);
-      for (int64_t k = 0; k < kLine; ++k) destination[i + k] = convert<T>(source[i + k]);
-    }
-    for (; i < run.length; ++i) destination[i] = convert<T>(source[i]);
-  } else {
+  if (run.stride == 1 && run.step == 1)
+    for (int64_t i = 0; i < run.length; ++i) destination[i] = convert<T>(source[i]);
+  else
     for (int64_t i = 0; i < run.length; ++i) destination[i * run.step] = convert<T>(source[i * run.stride]);
+}
+
+// A stretch of memory, converted while the memory of the tile after it is asked for: a tile of a half type is a page,
+// and the processor itself does not look beyond the page that it reads.
+template <class S, class T>
+void load_stretch(const S* source, T* destination, int64_t length) {
+  constexpr int64_t kLine = 64 / sizeof(S);
+  int64_t i = 0;
+  for (; i + kLine <= length; i += kLine) {
+    __builtin_prefetch(source + i + kTile, /*write=*/0, /*locality=*/2);  // to the second cache: the first is full
+    for (int64_t k = 0; k < kLine; ++k) destination[i + k] = convert<T>(source[i + k]);
   }
+  for (; i < length; ++i) destination[i] = convert<T>(source[i]);
 }
 
 template <class S, class T>
@@ -43,17 +49,21 @@ void store_run(const T* source, S* destination, const Run& run) {
 // Whether a part of the view is one stretch of memory.
 bool stretches(const Pass& pass, const View& view) { return view.dense && pass.across < 0; }
 
-template <class Use>
-void for_each_run_of(const Pass& pass, const View& view, const Part& part, Use use) {
-  if (stretches(pass, view)) return use(Run{part.start, 1, 0, 1, part.count});
-  for_each_run(pass, view, part, use);
+// Whether all tiles see the same elements of the view, as of a weight for each class: only the last dimension moves
+// along it, and goes round a whole number of times in a tile.
+bool repeats(const Pass& pass, const View& view) {
+  if (pass.across >= 0 || kTile % pass.sizes[pass.dims - 1] != 0) return false;
+  for (int d = 0; d < pass.dims - 1; ++d)
+    if (view.strides[d] != 0) return false;
+  return pass.dims > 1;
 }
 
 template <class T>
 void load_tile(const Pass& pass, const View& view, const Part& part, T* buffer) {
   visit(view.dtype, [&](auto element) {
     const auto* data = static_cast<const decltype(element)*>(view.data);
-    for_each_run_of(pass, view, part, [&](const Run& run) { load_run(data, buffer, run); });
+    if (stretches(pass, view)) return load_stretch(data + part.start, buffer, part.count);
+    for_each_run(pass, view, part, [&](const Run& run) { load_run(data, buffer, run); });
   });
 }
 
@@ -61,7 +71,8 @@ template <class T>
 void store_tile(const Pass& pass, const View& view, const Part& part, const T* buffer) {
   visit_floating(view.dtype, [&](auto element) {
     auto* data = static_cast<decltype(element)*>(view.data);
-    for_each_run_of(pass, view, part, [&](const Run& run) { store_run(buffer, data, run); });
+    if (stretches(pass, view)) return store_run(buffer, data, Run{part.start, 1, 0, 1, part.count});
+    for_each_run(pass, view, part, [&](const Run& run) { store_run(buffer, data, run); });
   });
 }
 
@@ -126,18 +137,16 @@ class Stream {
     in_place_ = stretches(pass, view) && view.dtype == kNative<T>;
     streamed_ = kStreams && stretches(pass, view) && pass.count * size_of(view.dtype) >= kStreamedBytes &&
                 reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
-    if (view.constant && view.data) {
-      visit(view.dtype, [&](auto element) {
-        const T value = convert<T>(*static_cast<const decltype(element)*>(view.data));
-        const int64_t used = pass.count < kTile ? pass.count : kTile;
-        for (int64_t i = 0; i < used; ++i) buffer_[i] = value;
-      });
-    }
+    same_in_all_ = view.data && (view.constant || repeats(pass, view));
+    if (!same_in_all_) return;
+    Part first;  // no tile is longer
+    Tiling(pass).find(0, first);
+    load_tile(pass, view, first, buffer_);
   }
   const T* read(const Part& part) {
     if (!view_.data) return nullptr;
     if (in_place_) return static_cast<const T*>(view_.data) + part.start;
-    if (!view_.constant) load_tile(pass_, view_, part, buffer_);
+    if (!same_in_all_) load_tile(pass_, view_, part, buffer_);
     return buffer_;
   }
   T* target(const Part& part) {
@@ -155,7 +164,7 @@ class Stream {
  private:
   const Pass& pass_;
   const View& view_;
-  bool in_place_, streamed_;
+  bool in_place_, streamed_, same_in_all_;
   alignas(64) T buffer_[kTile];
 };
 
