@@ -5,18 +5,16 @@ The functions are in :mod:`fusedloss.functional`, their modules here: ``fusedlos
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from fusedloss import _compatibility
 
 _compatibility.check_torch()
 
 from fusedloss import _vmap, functional  # noqa: E402
+from fusedloss._build import VERSION as __version__  # noqa: E402
 from fusedloss._compatibility import build_info  # noqa: E402
 from fusedloss.modules import *  # noqa: E402, F403
 from fusedloss.modules import __all__ as _modules  # noqa: E402
 
 _vmap.register()
 
-__version__ = version("fusedloss")
 __all__ = ["__version__", "build_info", "functional", *_modules]

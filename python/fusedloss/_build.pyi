@@ -1,1 +1,2 @@
+VERSION: str
 TORCH_VERSION: str
