@@ -141,7 +141,8 @@ def copy_sources() -> None:
         for path in (ROOT / name).rglob("*"):
             if path.suffix in (".h", ".cpp", ".cuh", ".cmake", ".in"):
                 copy_changed(path, TREE / path.relative_to(ROOT))
-    copy_changed(ROOT / "CMakeLists.txt", TREE / "CMakeLists.txt")
+    for name in ("CMakeLists.txt", "pyproject.toml"):
+        copy_changed(ROOT / name, TREE / name)
     copy_changed(ROOT, TREE / "csrc/pointwise/losses.def", LOSSES)
 
 
