@@ -1,11 +1,13 @@
 // The only CUDA header that kernels include: the real one under nvcc, the test-only emulator under a plain compiler
 // (tests/cuda_emulator).
 #pragma once
-#include "core/instruction_set.h"
+#include "core/convert.h"
 
 #ifdef FUSEDLOSS_EMULATED
 #include "cuda_emulator.h"
 #else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #define FUSEDLOSS_SHARED(T, name, count) __shared__ T name[count]
@@ -29,19 +31,81 @@ namespace fusedloss::inline FUSEDLOSS_SET {
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr int kWarp = 32;
 
-// 16 bytes of T, moved by one instruction.
-template <class T>
-struct alignas(16) Packed {
-  static constexpr int size = 16 / sizeof(T);
-  T of[size];
+// Between element types: halves by the GPU's own instructions, which round as core/convert.h does.
+#ifdef FUSEDLOSS_EMULATED
+template <class To, class From>
+To converted(From x) {
+  return convert<To>(x);
+}
+template <class S, class T>
+uint32_t two_halves(T a, T b) {
+  return convert<S>(float(a)).bits | uint32_t(convert<S>(float(b)).bits) << 16;
+}
+#else
+template <class To, class From>
+__device__ __forceinline__ To converted(From x) {
+  if constexpr (std::is_same_v<From, BFloat16>)
+    return To(__bfloat162float(bit_copy<__nv_bfloat16>(x)));
+  else if constexpr (std::is_same_v<From, Float16>)
+    return To(__half2float(bit_copy<__half>(x)));
+  else if constexpr (std::is_same_v<To, BFloat16>)
+    return bit_copy<BFloat16>(__float2bfloat16_rn(float(x)));
+  else if constexpr (std::is_same_v<To, Float16>)
+    return bit_copy<Float16>(__float2half_rn(float(x)));
+  else
+    return To(x);
+}
+// Converts two numbers by one instruction; `a` in the lower half.
+template <class S, class T>
+__device__ __forceinline__ uint32_t two_halves(T a, T b) {
+  if constexpr (std::is_same_v<S, BFloat16>)
+    return bit_copy<uint32_t>(__floats2bfloat162_rn(float(a), float(b)));
+  else
+    return bit_copy<uint32_t>(__floats2half2_rn(float(a), float(b)));
+}
+#endif
 
-  static __device__ __forceinline__ Packed load(const T* source) {
+// 16 bytes of elements S, moved by one instruction. They are kept in registers as words, for halves two in each.
+template <class S>
+struct alignas(16) Packed {
+  static constexpr int size = 16 / sizeof(S);
+  uint32_t words[4];
+
+  static __device__ __forceinline__ Packed load(const S* source) {
     FUSEDLOSS_ASSUME_ALIGNED(source, 16);
     return *reinterpret_cast<const Packed*>(source);
   }
-  __device__ __forceinline__ void store(T* destination) const {
+  __device__ __forceinline__ void store(S* destination) const {
     FUSEDLOSS_ASSUME_ALIGNED(destination, 16);
     *reinterpret_cast<Packed*>(destination) = *this;
+  }
+  // The first `count` elements as numbers to compute with.
+  template <class T, int count>
+  __device__ __forceinline__ void get(T (&x)[count]) const {
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      if constexpr (sizeof(S) == 2) {
+        x[k] = converted<T>(S{uint16_t(k % 2 ? words[k / 2] >> 16 : words[k / 2] & 0xffff)});
+      } else {
+        S element;
+        memcpy(&element, words + k * (sizeof(S) / 4), sizeof(S));
+        x[k] = element;
+      }
+    }
+  }
+  // Puts numbers in their places, and turns the pack so that the next ones are the first.
+  template <class T, int count>
+  __device__ __forceinline__ void replace(const T (&x)[count]) {
+    constexpr int kWords = count * sizeof(S) / 4;
+    uint32_t done[kWords];
+    if constexpr (sizeof(S) == 2) {
+#pragma unroll
+      for (int k = 0; k < kWords; ++k) done[k] = two_halves<S>(x[2 * k], x[2 * k + 1]);
+    } else {
+      memcpy(done, x, sizeof done);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) words[k] = k + kWords < 4 ? words[k + kWords] : done[k + kWords - 4];
   }
 };
 

@@ -12,6 +12,7 @@ struct Dual {
 
   Dual() = default;
   FUSEDLOSS_INLINE Dual(double constant) : value(constant), dot(0) {}
+  FUSEDLOSS_INLINE Dual(Constant constant) : value(constant), dot(0) {}
   FUSEDLOSS_INLINE Dual(V value, V dot) : value(value), dot(dot) {}
 
   FUSEDLOSS_INLINE friend Dual operator+(Dual a, Dual b) { return {a.value + b.value, a.dot + b.dot}; }
@@ -90,11 +91,11 @@ FUSEDLOSS_INLINE Dual<V> exp_bounded(Dual<V> x) {
 }
 template <class V>
 FUSEDLOSS_INLINE Dual<V> log1p_unit(Dual<V> x) {
-  return {log1p_unit(x.value), x.dot / (V(1) + x.value)};
+  return {log1p_unit(x.value), x.dot * reciprocal_bounded(V(1) + x.value)};
 }
 template <class V>
 FUSEDLOSS_INLINE Dual<V> log1p_unit(Dual<V> x, Dual<V> reciprocal) {
-  return {log1p_unit(x.value, reciprocal.value), x.dot / (V(1) + x.value)};
+  return {log1p_unit(x.value, reciprocal.value), x.dot * reciprocal_bounded(V(1) + x.value)};
 }
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/instruction_set.h"
+#include "core/constant.h"
 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
@@ -47,6 +47,7 @@ struct Lanes {
   Lanes(Raw raw) : raw(raw) {}
   // Implicit, so that a formula can be written with plain constants. (0 + -0.0 would lose the sign.)
   Lanes(double value) : raw(T(value) - Raw{}) {}
+  Lanes(Constant value) : Lanes(double(T(value))) {}
 
   static Lanes load(const T* source) {
     Raw raw;

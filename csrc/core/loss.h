@@ -1,6 +1,7 @@
 // What a loss says about itself, apart from its formula: names, domains and shapes, as plain data.
 // Checks, error messages, documentation and tests read it from here.
 #pragma once
+#include "core/instruction_set.h"
 
 namespace fusedloss {
 
@@ -15,6 +16,33 @@ enum class Domain {
   flag,         // 0 or 1
   signs,        // -1 or 1
 };
+
+// A domain as an interval. Its bounds are exact in float; NaN is none.
+struct Interval {
+  float low = __builtin_nanf(""), high = __builtin_nanf("");
+  bool has_ends = true;      // whether the bounds belong to it
+  bool has_interior = true;  // whether what is between them does
+
+  // NaN is nowhere outside: it goes on to the results.
+  template <class T>
+  FUSEDLOSS_INLINE constexpr bool excludes(T x) const {
+    const bool at_end = (x == T(low)) | (x == T(high));
+    return (x < T(low)) | (x > T(high)) | (at_end ? !has_ends : !has_interior & (x == x));
+  }
+};
+
+constexpr Interval interval_of(Domain domain) {
+  switch (domain) {
+    case Domain::positive: return {.low = 0, .has_ends = false};
+    case Domain::nonnegative: return {.low = 0};
+    case Domain::unit: return {.low = 0, .high = 1};
+    case Domain::open_unit: return {.low = 0, .high = 1, .has_ends = false};
+    case Domain::at_most_one: return {.high = 1};
+    case Domain::flag: return {.low = 0, .high = 1, .has_interior = false};
+    case Domain::signs: return {.low = -1, .high = 1, .has_interior = false};
+    default: return {};
+  }
+}
 
 // How operands of different shapes are treated.
 enum class Shapes {
@@ -41,6 +69,12 @@ struct Parameter {
 inline constexpr int kMaxOperands = 3;
 inline constexpr int kMaxParameters = 3;
 
+// The operand whose elements may not be everything, if there is one, and what they may be, given the parameters.
+struct Restriction {
+  int operand = -1;
+  Domain (*domain)(const double* parameters) = nullptr;
+};
+
 struct Description {
   const char* name;
   const char* operands[kMaxOperands];
@@ -52,8 +86,7 @@ struct Description {
   bool weighted_mean = false;
   // The only reduction by groups that this loss offers beside none, mean and sum.
   Reduction grouped = Reduction::sum;
-  // What the elements of an operand may be, given the parameters.
-  Domain (*domain)(int operand, const double* parameters) = [](int, const double*) { return Domain::any; };
+  Restriction restriction = {};
 };
 
 // The value of a loss at one element and its derivative with respect to each of N operands.

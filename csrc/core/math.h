@@ -50,11 +50,14 @@ struct MathConstants<double> {
       0.153855700649586231, 0.133141442096549362, 0.120010728095907125, 0.0880073848614467388, 0.161640456119435322};
 };
 
-template <class V, class T, int N>
-FUSEDLOSS_INLINE V polynomial(V x, const T (&coefficients)[N]) {
-  V result = coefficients[N - 1];
-  for (int k = N - 2; k >= 0; --k) result = result * x + coefficients[k];
-  return result;
+// The coefficients are a template argument because device code cannot read an array of the host.
+template <const auto& coefficients, int k = 0, class V>
+FUSEDLOSS_INLINE V polynomial(V x) {
+  constexpr auto coefficient = coefficients[k];
+  if constexpr (k + 1 < int(sizeof(coefficients) / sizeof(coefficient)))
+    return polynomial<coefficients, k + 1>(x) * x + V(coefficient);
+  else
+    return coefficient;
 }
 
 // The larger and the smaller of a and b; a NaN in `a` stays.
@@ -131,7 +134,7 @@ FUSEDLOSS_INLINE Lanes<T, B> exp_bounded(Lanes<T, B> x) {
   using C = MathConstants<T>;
   const ExponentSplit<V> split(max(x, C::kExpLowest));
   const V r = split.remainder;
-  return scaled(V(1) + (r + r * r * polynomial(r, C::kExp)), split);
+  return scaled(V(1) + (r + r * r * polynomial<C::kExp>(r)), split);
 }
 
 template <class T, int B>
@@ -153,22 +156,24 @@ FUSEDLOSS_INLINE Lanes<T, B> expm1(Lanes<T, B> x) {
   // Half of 2^n, because 2^n itself may be out of range where the result is not.
   const auto biased = split.rounded.bits() - V(C::kRound).bits() + (C::kExponentBias - 1);
   const V half = V::from_bits(biased << C::kMantissaBits);
-  const V result = V(2) * (half * (r + r * r * polynomial(r, C::kExp)) + (half - V(0.5)));
+  const V result = V(2) * (half * (r + r * r * polynomial<C::kExp>(r)) + (half - V(0.5)));
   return select(x > V(C::kExpHighest), V(C::kInfinity), result);
 }
 
 // log(1 + x) for 0 <= x <= 1, given 1 / (2 + x). With s = x / (2 + x) it is 2 atanh(s) = x - s (x - 2 s^2 P(s^2)).
-template <class T, int B>
-FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x, Lanes<T, B> reciprocal) {
-  using V = Lanes<T, B>;
+template <class V>
+FUSEDLOSS_INLINE V log1p_by_atanh(V x, V reciprocal) {
   const V s = x * reciprocal;
   const V z = s * s;
-  return x - s * (x - z * polynomial(z, MathConstants<T>::kAtanh));
+  return x - s * (x - z * polynomial<MathConstants<typename V::Scalar>::kAtanh>(z));
+}
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x, Lanes<T, B> reciprocal) {
+  return log1p_by_atanh(x, reciprocal);
 }
 template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> log1p_unit(Lanes<T, B> x) {
-  using V = Lanes<T, B>;
-  return log1p_unit(x, reciprocal_bounded(V(2) + x));
+  return log1p_by_atanh(x, reciprocal_bounded(Lanes<T, B>(2) + x));
 }
 
 // log(x) + added, where `added` is small beside the logarithm or x is near 1.
@@ -186,7 +191,7 @@ FUSEDLOSS_INLINE Lanes<T, B> log_plus(Lanes<T, B> x, Lanes<T, B> added) {
   const V exponent = V(__builtin_convertvector(k, typename V::Raw)) - select(tiny, V(C::kMantissaBits), V(0));
   const V s = f / (V(2) + f);
   const V z = s * s;
-  const V correction = s * (f - z * polynomial(z, C::kAtanh)) - (exponent * V(C::kLog2Low) + added);
+  const V correction = s * (f - z * polynomial<C::kAtanh>(z)) - (exponent * V(C::kLog2Low) + added);
   const V finite = exponent * V(C::kLog2High) + (f - correction);
   // What remains: log 0 = -inf, log inf = inf, and NaN for NaN and for negative x.
   return select((x > V(0)) & (x < V(C::kInfinity)), finite,

@@ -22,6 +22,7 @@ struct Single {
 
   Single() = default;
   FUSEDLOSS_INLINE Single(double value) : raw(T(value)) {}
+  FUSEDLOSS_INLINE Single(Constant value) : raw(value) {}
   FUSEDLOSS_INLINE static Single of(T value) {
     Single result;
     result.raw = value;
@@ -50,8 +51,8 @@ struct Single {
   FUSEDLOSS_INLINE friend Single expm1(Single x) { return of(std::expm1(x.raw)); }
   FUSEDLOSS_INLINE friend Single log(Single x) { return of(std::log(x.raw)); }
   FUSEDLOSS_INLINE friend Single log1p(Single x) { return of(std::log1p(x.raw)); }
-  FUSEDLOSS_INLINE friend Single log1p_unit(Single x) { return log1p(x); }
-  FUSEDLOSS_INLINE friend Single log1p_unit(Single x, Single) { return log1p(x); }
+  FUSEDLOSS_INLINE friend Single log1p_unit(Single x) { return log1p_by_atanh(x, reciprocal_bounded(2.0 + x)); }
+  FUSEDLOSS_INLINE friend Single log1p_unit(Single x, Single reciprocal) { return log1p_by_atanh(x, reciprocal); }
   FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(1 / x.raw); }
 };
 

@@ -29,17 +29,20 @@ FUSEDLOSS_INLINE Partials<V, N> evaluate(const Formula& formula, const V (&x)[N]
     return formula(x[0], x[1], x[2]);
 }
 
-template <class V, class Access>
-FUSEDLOSS_INLINE V weighted(const Access& at, V x) {
-  return at.has_weight() ? at.weight() * x : x;
-}
+// What multiplies the value and the gradients of a place.
+template <class V>
+struct Factors {
+  V weight = 1, gradient;  // the first is 1 without a weight, and then not used
 
-// By what a gradient is multiplied.
-template <class V, class Access>
-FUSEDLOSS_INLINE V factor_of_gradient(const Access& at) {
-  const V factor = weighted<V>(at, at.scale());
-  return at.has_grad_output() ? factor * at.grad_output() : factor;
-}
+  template <class Access>
+  FUSEDLOSS_INLINE explicit Factors(const Access& at) : gradient(at.scale()) {
+    if (at.has_weight()) {
+      weight = at.weight();
+      gradient = weight * gradient;
+    }
+    if (at.has_grad_output()) gradient = gradient * at.grad_output();
+  }
+};
 
 // Computes and writes; returns the weighted value, unscaled (in the modes that have one).
 template <int N, Mode mode, class Formula, class Access>
@@ -48,38 +51,31 @@ FUSEDLOSS_INLINE auto compute(const Formula& formula, Access& at) {
   V x[N];
   for (int k = 0; k < N; ++k) x[k] = at.operand(k);
 
-  if constexpr (mode == Mode::value || mode == Mode::value_and_gradient) {
-    const auto f = evaluate(formula, x);
-    const V value = weighted<V>(at, f.value);
-    at.value(value * at.scale());
-    if constexpr (mode == Mode::value_and_gradient) {
-      const V factor = factor_of_gradient<V>(at);
-      for (int k = 0; k < N; ++k)
-        if (at.wants_gradient(k)) at.gradient(k, factor * f.slope[k]);
-    }
-    return value;
-  } else if constexpr (mode == Mode::gradient) {
-    const auto f = evaluate(formula, x);
-    const V factor = factor_of_gradient<V>(at);
-    for (int k = 0; k < N; ++k)
-      if (at.wants_gradient(k)) at.gradient(k, factor * f.slope[k]);
-    return V(0);
-  } else if constexpr (mode == Mode::jvp) {
-    const auto f = evaluate(formula, x);
-    V change = 0;
-    for (int k = 0; k < N; ++k)
-      if (at.has_tangent(k)) change = change + f.slope[k] * at.tangent(k);
-    const V value = weighted<V>(at, change);
-    at.value(value * at.scale());
-    return value;
-  } else {
+  if constexpr (mode == Mode::hvp) {
     Dual<V> moving[N];
     for (int k = 0; k < N; ++k) moving[k] = {x[k], at.has_tangent(k) ? at.tangent(k) : V(0)};
     const auto f = evaluate(formula, moving);
-    const V factor = factor_of_gradient<V>(at);
+    const Factors<V> factors(at);
     for (int k = 0; k < N; ++k)
-      if (at.wants_gradient(k)) at.gradient(k, factor * f.slope[k].dot);
+      if (at.wants_gradient(k)) at.gradient(k, factors.gradient * f.slope[k].dot);
     return V(0);
+  } else {
+    const auto f = evaluate(formula, x);
+    const Factors<V> factors(at);
+    if constexpr (kMakesGradients<mode>) {
+      for (int k = 0; k < N; ++k)
+        if (at.wants_gradient(k)) at.gradient(k, factors.gradient * f.slope[k]);
+    }
+    if constexpr (mode == Mode::gradient) return V(0);
+    V change = f.value;
+    if constexpr (mode == Mode::jvp) {
+      change = 0;
+      for (int k = 0; k < N; ++k)
+        if (at.has_tangent(k)) change = change + f.slope[k] * at.tangent(k);
+    }
+    const V value = at.has_weight() ? factors.weight * change : change;
+    if constexpr (kMakesValues<mode>) at.value(value * at.scale());
+    return value;
   }
 }
 

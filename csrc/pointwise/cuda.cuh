@@ -3,7 +3,6 @@
 //
 // Included by files that CMake writes, one for each loss (cmake/Cuda.cmake); without torch.
 #pragma once
-#include "core/convert.h"
 #include "core/cuda.h"
 #include "core/single.h"
 #include "core/sum.h"
@@ -15,265 +14,276 @@ namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
 // ---- numbers in device memory ---------------------------------------------------------------------------------
 
 template <class T>
-__device__ __forceinline__ T read(const View& view, int64_t offset) {
+__device__ __forceinline__ T read(const PieceView& view, uint32_t offset) {
   switch (view.dtype) {
     case DType::float64: return T(static_cast<const double*>(view.data)[offset]);
     case DType::float32: return T(static_cast<const float*>(view.data)[offset]);
-    case DType::float16: return convert<T>(static_cast<const Float16*>(view.data)[offset]);
-    default: return convert<T>(static_cast<const BFloat16*>(view.data)[offset]);
+    case DType::float16: return converted<T>(static_cast<const Float16*>(view.data)[offset]);
+    default: return converted<T>(static_cast<const BFloat16*>(view.data)[offset]);
   }
 }
 
 template <class T>
-__device__ __forceinline__ void write(const View& view, int64_t offset, T x) {
+__device__ __forceinline__ void write(const PieceView& view, uint32_t offset, T x) {
   switch (view.dtype) {
     case DType::float64: static_cast<double*>(view.data)[offset] = double(x); return;
     case DType::float32: static_cast<float*>(view.data)[offset] = float(x); return;
-    case DType::float16: static_cast<Float16*>(view.data)[offset] = convert<Float16>(x); return;
-    default: static_cast<BFloat16*>(view.data)[offset] = convert<BFloat16>(x); return;
+    case DType::float16: static_cast<Float16*>(view.data)[offset] = converted<Float16>(x); return;
+    default: static_cast<BFloat16*>(view.data)[offset] = converted<BFloat16>(x); return;
   }
 }
 
 template <class T>
-__device__ __forceinline__ T scale_of(const DevicePass& pass) {
-  double scale = pass.scale;
-  if (pass.factor.data) scale *= read<double>(pass.factor, 0);
-  if (pass.divisor) scale /= *pass.divisor;
+__device__ __forceinline__ T scale_of(const Piece& piece) {
+  double scale = piece.scale;
+  if (piece.factor.data) scale *= read<double>(piece.factor, 0);
+  if (piece.divisor) scale /= *piece.divisor;
   return T(scale);
 }
 
-// NaN is in every domain: it goes on to the result.
-template <class T>
-__device__ __forceinline__ bool outside(Domain domain, T x) {
-  switch (domain) {
-    case Domain::unit: return x < 0 || x > 1;
-    case Domain::open_unit: return x <= 0 || x >= 1;
-    case Domain::nonnegative: return x < 0;
-    case Domain::flag: return x < 0 || (x > 0 && x < 1) || x > 1;
-    case Domain::signs: return x < -1 || (x > -1 && x < 1) || x > 1;
-    default: return false;
-  }
-}
-
-// What every access does alike: an element outside of its domain spoils the results.
-template <class T>
+// What every way of access does alike. Of a mode that takes no tangents, say, it is known when this is compiled.
+template <class T, Mode mode>
 class DeviceAccess {
  public:
   using V = Single<T>;
-  __device__ __forceinline__ DeviceAccess(const DevicePass& pass, T scale) : pass_(pass), scale_(scale) {}
+  __device__ __forceinline__ DeviceAccess(const Piece& piece, T scale) : piece_(piece), scale_(scale) {}
   __device__ __forceinline__ V scale() const { return V::of(scale_); }
-  __device__ __forceinline__ bool has_tangent(int k) const { return pass_.tangents[k].data; }
-  __device__ __forceinline__ bool has_weight() const { return pass_.weight.data; }
-  __device__ __forceinline__ bool has_grad_output() const { return pass_.grad_output.data; }
-  __device__ __forceinline__ bool wants_gradient(int k) const { return pass_.gradients[k].data; }
-  // What the element adds to the sum.
-  __device__ __forceinline__ V summand(V x) const { return V::of(result(x)); }
+  __device__ __forceinline__ bool has_tangent(int k) const { return kTakesTangents<mode> && piece_.tangents[k].data; }
+  __device__ __forceinline__ bool has_weight() const { return piece_.weight.data; }
+  __device__ __forceinline__ bool has_grad_output() const { return kTakesGradOutput<mode> && piece_.grad_output.data; }
+  __device__ __forceinline__ bool wants_gradient(int k) const { return piece_.gradients[k].data; }
 
  protected:
-  __device__ __forceinline__ V checked(int k, T x) {
-    spoilt_ |= outside(pass_.domains[k], x);
-    return V::of(x);
-  }
-  __device__ __forceinline__ T result(V x) const { return spoilt_ ? T(NAN) : x.raw; }
-
-  const DevicePass& pass_;
+  const Piece& piece_;
   const T scale_;
-  bool spoilt_ = false;
 };
+
+// Where the restricted operand is outside of its domain all results are NaN: every operand is made so.
+template <int N, int restricted, class Operand>
+__device__ __forceinline__ void check_domain(const Piece& piece, Operand operand) {
+  if constexpr (0 <= restricted && restricted < N) {
+    if (!piece.domain.excludes(operand(restricted))) return;
+#pragma unroll
+    for (int k = 0; k < N; ++k) operand(k) = NAN;
+  }
+}
 
 // ---- one element at a time --------------------------------------------------------------------------------------
 
-__device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
-  // A 64-bit division is five times as long.
-  return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
-}
-
-template <class T, int N>
-class StridedAccess : public DeviceAccess<T> {
-  using Base = DeviceAccess<T>;
-  using Base::pass_;
+template <class T, int N, Mode mode, int restricted>
+class StridedAccess : public DeviceAccess<T, mode> {
+  using Base = DeviceAccess<T, mode>;
+  using Base::piece_;
 
  public:
   using V = Single<T>;
-  __device__ __forceinline__ StridedAccess(const DevicePass& pass, T scale, int64_t element) : Base(pass, scale) {
-    for (int d = pass.dims - 1; d >= 0; --d) {
-      const int64_t rest = quotient(element, pass.sizes[d]);
-      const int64_t index = element - rest * pass.sizes[d];
+  __device__ __forceinline__ StridedAccess(const Piece& piece, T scale, uint32_t element) : Base(piece, scale) {
+    for (int d = piece.dims - 1; d > 0; --d) {
+      const uint32_t rest = element / piece.sizes[d];
+      move(d, element - rest * piece.sizes[d]);
       element = rest;
-#pragma unroll
-      for (int k = 0; k < N; ++k) {
-        operand_[k] += index * pass.operands[k].strides[d];
-        tangent_[k] += index * pass.tangents[k].strides[d];
-        gradient_[k] += index * pass.gradients[k].strides[d];
-      }
-      weight_ += index * pass.weight.strides[d];
-      grad_output_ += index * pass.grad_output.strides[d];
-      value_ += index * pass.value.strides[d];
     }
+    move(0, element);
+#pragma unroll
+    for (int k = 0; k < N; ++k) operand_[k] = read<T>(piece.operands[k], at_operand_[k]);
+    check_domain<N, restricted>(piece, [&](int k) -> T& { return operand_[k]; });
   }
-  __device__ __forceinline__ V operand(int k) { return this->checked(k, read<T>(pass_.operands[k], operand_[k])); }
-  __device__ __forceinline__ V tangent(int k) const { return V::of(read<T>(pass_.tangents[k], tangent_[k])); }
-  __device__ __forceinline__ V weight() const { return V::of(read<T>(pass_.weight, weight_)); }
-  __device__ __forceinline__ V grad_output() const { return V::of(read<T>(pass_.grad_output, grad_output_)); }
+  __device__ __forceinline__ V operand(int k) const { return V::of(operand_[k]); }
+  __device__ __forceinline__ V tangent(int k) const { return V::of(read<T>(piece_.tangents[k], at_tangent_[k])); }
+  __device__ __forceinline__ V weight() const { return V::of(read<T>(piece_.weight, at_weight_)); }
+  __device__ __forceinline__ V grad_output() const { return V::of(read<T>(piece_.grad_output, at_grad_output_)); }
   __device__ __forceinline__ void value(V x) const {
-    if (pass_.value.data) write(pass_.value, value_, this->result(x));
+    if (kMakesValues<mode> && piece_.value.data) write(piece_.value, at_value_, x.raw);
   }
-  __device__ __forceinline__ void gradient(int k, V x) const {
-    write(pass_.gradients[k], gradient_[k], this->result(x));
-  }
+  __device__ __forceinline__ void gradient(int k, V x) const { write(piece_.gradients[k], at_gradient_[k], x.raw); }
 
  private:
-  int64_t operand_[N] = {}, tangent_[N] = {}, gradient_[N] = {}, weight_ = 0, grad_output_ = 0, value_ = 0;
+  __device__ __forceinline__ void move(int d, uint32_t index) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      at_operand_[k] += index * piece_.operands[k].strides[d];
+      if (kTakesTangents<mode>) at_tangent_[k] += index * piece_.tangents[k].strides[d];
+      if (kMakesGradients<mode>) at_gradient_[k] += index * piece_.gradients[k].strides[d];
+    }
+    at_weight_ += index * piece_.weight.strides[d];
+    if (kTakesGradOutput<mode>) at_grad_output_ += index * piece_.grad_output.strides[d];
+    if (kMakesValues<mode>) at_value_ += index * piece_.value.strides[d];
+  }
+
+  T operand_[N];
+  uint32_t at_operand_[N] = {}, at_tangent_[N] = {}, at_gradient_[N] = {};
+  uint32_t at_weight_ = 0, at_grad_output_ = 0, at_value_ = 0;
 };
 
 template <class T>
-__device__ __forceinline__ void put_partial(const DevicePass& pass, const Sum<Single<T>>& sum) {
-  if (!pass.partials) return;  // the same for all threads
+__device__ __forceinline__ void put_partial(const Piece& piece, const Sum<Single<T>>& sum) {
+  if (!piece.partials) return;  // the same for all threads
   const double lost = double(sum.lost.raw);
   const double of_thread = double(sum.total.raw) + (std::isfinite(lost) ? lost : 0);
   const double of_block = sum_of_block<kDeviceThreads>(of_thread);
-  if (threadIdx.x == 0) pass.partials[blockIdx.x] = of_block;
+  if (threadIdx.x == 0) piece.partials[blockIdx.x] = of_block;
 }
 
-template <int N, Mode mode, class T, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks)
-    strided(const __grid_constant__ DevicePass pass, Formula formula) {
-  const T scale = scale_of<T>(pass);
-  const int64_t step = int64_t(gridDim.x) * kDeviceThreads;
+template <int N, Mode mode, int restricted, class T, class Formula>
+__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks<T>)
+    strided(const __grid_constant__ Piece piece, Formula formula) {
+  const T scale = scale_of<T>(piece);
+  const uint32_t step = gridDim.x * kDeviceThreads;
   Sum<Single<T>> sum;
-  for (int64_t i = int64_t(blockIdx.x) * kDeviceThreads + threadIdx.x; i < pass.count; i += step) {
-    StridedAccess<T, N> at(pass, scale, i);
+  for (uint32_t i = blockIdx.x * kDeviceThreads + threadIdx.x; i < piece.count; i += step) {
+    StridedAccess<T, N, mode, restricted> at(piece, scale, i);
     const auto value = compute<N, mode>(formula, at);
-    sum.add(at.summand(value));
+    if (kMakesSums<mode>) sum.add(value);
   }
-  put_partial(pass, sum);
+  if (kMakesSums<mode>) put_partial(piece, sum);
 }
 
 // ---- 16 bytes at a time -----------------------------------------------------------------------------------------
 
-// The packs of all tensors at one place.
-template <class S, int N>
-struct Packs {
-  Packed<S> operands[N], weight, grad_output, value, gradients[N];
-
-  template <class Move>
-  __device__ __forceinline__ void read(const DevicePass& pass, Move move) {
+// Calls visit(view, k) for each result that is wanted.
+template <int N, Mode mode, class Visit>
+__device__ __forceinline__ void for_each_result(const Piece& piece, Visit visit) {
+  if (kMakesValues<mode> && piece.value.data) visit(piece.value, 0);
 #pragma unroll
-    for (int k = 0; k < N; ++k) move(pass.operands[k], operands[k]);
-    if (pass.weight.data) move(pass.weight, weight);
-    if (pass.grad_output.data) move(pass.grad_output, grad_output);
-  }
-  template <class Move>
-  __device__ __forceinline__ void write(const DevicePass& pass, Move move) const {
-    if (pass.value.data) move(pass.value, value);
-#pragma unroll
-    for (int k = 0; k < N; ++k)
-      if (pass.gradients[k].data) move(pass.gradients[k], gradients[k]);
-  }
-};
+  for (int k = 0; k < N; ++k)
+    if (kMakesGradients<mode> && piece.gradients[k].data) visit(piece.gradients[k], k);
+}
 
-template <class S, class T, int N>
-class PackAccess : public DeviceAccess<T> {
+// One lane of numbers taken from packs; results take the operands' places.
+template <class S, class T, int N, Mode mode, int kLanes>
+class LaneAccess : public DeviceAccess<T, mode> {
+  using Base = DeviceAccess<T, mode>;
+  using Base::piece_;
+
  public:
   using V = Single<T>;
-  __device__ __forceinline__ PackAccess(const DevicePass& pass, T scale, Packs<S, N>& packs, int lane)
-      : DeviceAccess<T>(pass, scale), packs_(packs), lane_(lane) {}
-  __device__ __forceinline__ V operand(int k) { return this->checked(k, convert<T>(packs_.operands[k].of[lane_])); }
+  __device__ __forceinline__ LaneAccess(const Piece& piece, T scale, T (&x)[N][kLanes], int lane, uint32_t element)
+      : Base(piece, scale), x_(x), lane_(lane), element_(element) {}
+  __device__ __forceinline__ V operand(int k) const { return V::of(x_[k][lane_]); }
   __device__ __forceinline__ V tangent(int) const { return V(0); }
-  __device__ __forceinline__ V weight() const { return V::of(convert<T>(packs_.weight.of[lane_])); }
-  __device__ __forceinline__ V grad_output() const { return V::of(convert<T>(packs_.grad_output.of[lane_])); }
-  __device__ __forceinline__ void value(V x) const { packs_.value.of[lane_] = convert<S>(this->result(x)); }
-  __device__ __forceinline__ void gradient(int k, V x) const {
-    packs_.gradients[k].of[lane_] = convert<S>(this->result(x));
+  __device__ __forceinline__ V weight() const { return factor(piece_.weight); }
+  __device__ __forceinline__ V grad_output() const { return factor(piece_.grad_output); }
+  __device__ __forceinline__ void value(V x) const {
+    if (kMakesValues<mode>) x_[0][lane_] = x.raw;
   }
+  __device__ __forceinline__ void gradient(int k, V x) const { x_[k][lane_] = x.raw; }
 
  private:
-  Packs<S, N>& packs_;
+  // Factors are read one by one, from the cache: packs of them would need registers, and one that is the same for all
+  // elements would be no pack.
+  __device__ __forceinline__ V factor(const PieceView& view) const {
+    return V::of(converted<T>(static_cast<const S*>(view.data)[element_ * view.strides[0]]));
+  }
+
+  T (&x_)[N][kLanes];
   const int lane_;
+  const uint32_t element_;
 };
 
-template <int N, Mode mode, class S, class T, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks)
-    dense(const __grid_constant__ DevicePass pass, Formula formula) {
+template <int N, Mode mode, int restricted, class S, class T, class Formula>
+__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks<T>)
+    dense(const __grid_constant__ Piece piece, Formula formula) {
   constexpr int kSize = Packed<S>::size;
-  const T scale = scale_of<T>(pass);
-  const int64_t first = int64_t(blockIdx.x) * kDeviceThreads + threadIdx.x;
-  const int64_t step = int64_t(gridDim.x) * kDeviceThreads;
+  // So many lanes of a pack are computed together: all of them would need more registers than there are.
+  constexpr int kLanes = sizeof(T) == sizeof(double) ? 1 : sizeof(S) == 2 ? 2 : 4;
+  const T scale = scale_of<T>(piece);
+  const uint32_t first = blockIdx.x * kDeviceThreads + threadIdx.x;
+  const uint32_t step = gridDim.x * kDeviceThreads;
   Sum<Single<T>> sum;
-  Packs<S, N> packs;
-  const auto compute_lane = [&](int lane) {
-    PackAccess<S, T, N> at(pass, scale, packs, lane);
-    const auto value = compute<N, mode>(formula, at);
-    sum.add(at.summand(value));
+  const auto compute_lane = [&](auto& x, int lane, uint32_t element) {
+    check_domain<N, restricted>(piece, [&](int k) -> T& { return x[k][lane]; });
+    LaneAccess<S, T, N, mode, sizeof(x[0]) / sizeof(T)> at(piece, scale, x, lane, element);
+    return compute<N, mode>(formula, at);
   };
-  for (int64_t start = first * kSize; start + kSize <= pass.count; start += step * kSize) {
-    packs.read(pass, [&](const View& view, Packed<S>& pack) {
-      pack = Packed<S>::load(static_cast<const S*>(view.data) + start);
-    });
+  const uint32_t end = piece.count / kSize * kSize;
+  for (uint32_t i = first * kSize; i < end; i += (step - 1) * kSize) {
+    Packed<S> packs[N];
 #pragma unroll
-    for (int lane = 0; lane < kSize; ++lane) compute_lane(lane);
-    packs.write(pass, [&](const View& view, const Packed<S>& pack) { pack.store(static_cast<S*>(view.data) + start); });
+    for (int k = 0; k < N; ++k) packs[k] = Packed<S>::load(static_cast<const S*>(piece.operands[k].data) + i);
+#pragma unroll 1
+    do {
+      T x[N][kLanes];
+#pragma unroll
+      for (int k = 0; k < N; ++k) packs[k].get(x[k]);
+      Single<T> together = 0;
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) together = together + compute_lane(x, lane, i + lane);
+      if (kMakesSums<mode>) sum.add(together);
+#pragma unroll
+      for (int k = 0; k < N; ++k) packs[k].replace(x[k]);
+      i += kLanes;
+    } while (kLanes < kSize && i % kSize != 0);
+    for_each_result<N, mode>(
+        piece, [&](const PieceView& view, int k) { packs[k].store(static_cast<S*>(view.data) + i - kSize); });
   }
   // The last elements, fewer than a pack: one for each of the first threads.
-  const int64_t i = pass.count / kSize * kSize + first;
-  if (i < pass.count) {
-    packs.read(pass, [&](const View& view, Packed<S>& pack) { pack.of[0] = static_cast<const S*>(view.data)[i]; });
-    compute_lane(0);
-    packs.write(pass, [&](const View& view, const Packed<S>& pack) { static_cast<S*>(view.data)[i] = pack.of[0]; });
+  const uint32_t last = end + first;
+  if (last < piece.count) {
+    T x[N][1];
+#pragma unroll
+    for (int k = 0; k < N; ++k) x[k][0] = converted<T>(static_cast<const S*>(piece.operands[k].data)[last]);
+    sum.add(compute_lane(x, 0, last));
+    for_each_result<N, mode>(
+        piece, [&](const PieceView& view, int k) { static_cast<S*>(view.data)[last] = converted<S>(x[k][0]); });
   }
-  put_partial(pass, sum);
+  if (kMakesSums<mode>) put_partial(piece, sum);
 }
 
 // ---- launching --------------------------------------------------------------------------------------------------
 
-// Whether the `dense` kernel of type `dtype` can serve all tensors of the pass.
-inline bool is_dense(const DevicePass& pass, DType dtype) {
-  const auto fits = [&](const View& view) {
-    return !view.data || (view.dense && view.dtype == dtype && reinterpret_cast<uintptr_t>(view.data) % 16 == 0);
+// Whether the `dense` kernel of type `dtype` can serve all tensors of the piece.
+inline bool is_dense(const Piece& piece, DType dtype) {
+  const auto is_factor = [&](const PieceView& view) { return !view.data || view.dtype == dtype; };
+  const auto is_packs = [&](const PieceView& view) {
+    return !view.data ||
+           (view.dtype == dtype && view.strides[0] == 1 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0);
   };
-  bool all = fits(pass.weight) && fits(pass.grad_output) && fits(pass.value);
-  for (int k = 0; k < kMaxOperands; ++k) all = all && fits(pass.operands[k]) && fits(pass.gradients[k]);
+  bool all = piece.dims == 1 && is_factor(piece.weight) && is_factor(piece.grad_output) && is_packs(piece.value);
+  for (int k = 0; k < kMaxOperands; ++k) all = all && is_packs(piece.operands[k]) && is_packs(piece.gradients[k]);
   return all;
 }
 
-template <int N, Mode mode, class T, class Formula>
-int launch_mode(Formula formula, const DevicePass& pass, const DeviceLaunch& how) {
+template <int N, Mode mode, int restricted, class T, class Formula>
+int launch_mode(Formula formula, const Piece& piece, const DeviceLaunch& how) {
   const auto start = [&](auto kernel) {
     return int(
-        launch(kernel, dim3(how.blocks), dim3(kDeviceThreads), static_cast<cudaStream_t>(how.stream), pass, formula));
+        launch(kernel, dim3(how.blocks), dim3(kDeviceThreads), static_cast<cudaStream_t>(how.stream), piece, formula));
   };
   // Directions are a rare thing: only the way that fits them all.
-  if constexpr (mode != Mode::jvp && mode != Mode::hvp) {
+  if constexpr (!kTakesTangents<mode>) {
     if constexpr (sizeof(T) == sizeof(double)) {
-      if (is_dense(pass, DType::float64)) return start(dense<N, mode, double, T, Formula>);
+      if (is_dense(piece, DType::float64)) return start(dense<N, mode, restricted, double, T, Formula>);
     } else {
-      if (is_dense(pass, DType::float32)) return start(dense<N, mode, float, T, Formula>);
-      if (is_dense(pass, DType::float16)) return start(dense<N, mode, Float16, T, Formula>);
-      if (is_dense(pass, DType::bfloat16)) return start(dense<N, mode, BFloat16, T, Formula>);
+      if (is_dense(piece, DType::float32)) return start(dense<N, mode, restricted, float, T, Formula>);
+      if (is_dense(piece, DType::float16)) return start(dense<N, mode, restricted, Float16, T, Formula>);
+      if (is_dense(piece, DType::bfloat16)) return start(dense<N, mode, restricted, BFloat16, T, Formula>);
     }
   }
-  return start(strided<N, mode, T, Formula>);
+  return start(strided<N, mode, restricted, T, Formula>);
 }
 
-template <int N, class T, class Formula>
-int launch_formula(Formula formula, const DevicePass& pass, const DeviceLaunch& how) {
+template <int N, int restricted, class T, class Formula>
+int launch_formula(Formula formula, const Piece& piece, const DeviceLaunch& how) {
   switch (how.mode) {
-    case Mode::value: return launch_mode<N, Mode::value, T>(formula, pass, how);
-    case Mode::value_and_gradient: return launch_mode<N, Mode::value_and_gradient, T>(formula, pass, how);
-    case Mode::gradient: return launch_mode<N, Mode::gradient, T>(formula, pass, how);
-    case Mode::jvp: return launch_mode<N, Mode::jvp, T>(formula, pass, how);
-    default: return launch_mode<N, Mode::hvp, T>(formula, pass, how);
+    case Mode::value: return launch_mode<N, Mode::value, restricted, T>(formula, piece, how);
+    case Mode::value_and_gradient: return launch_mode<N, Mode::value_and_gradient, restricted, T>(formula, piece, how);
+    case Mode::gradient: return launch_mode<N, Mode::gradient, restricted, T>(formula, piece, how);
+    case Mode::jvp: return launch_mode<N, Mode::jvp, restricted, T>(formula, piece, how);
+    default: return launch_mode<N, Mode::hvp, restricted, T>(formula, piece, how);
   }
 }
 
 template <class Loss>
-int launch_loss(const DevicePass& pass, const DeviceLaunch& how) {
-  return with_formula<Loss>(pass.parameters, [&](auto formula) {
+int launch_loss(const Piece& piece, const DeviceLaunch& how) {
+  constexpr int restricted = Loss::about.restriction.operand;
+  return with_formula<Loss>(piece.parameters, [&](auto formula) {
     if constexpr (Loss::about.operands[2] != nullptr)
       if (how.operands == 3)
-        return how.wide ? launch_formula<3, double>(formula, pass, how) : launch_formula<3, float>(formula, pass, how);
+        return how.wide ? launch_formula<3, restricted, double>(formula, piece, how)
+                        : launch_formula<3, restricted, float>(formula, piece, how);
     if constexpr (Loss::about.required_operands == 2)
-      return how.wide ? launch_formula<2, double>(formula, pass, how) : launch_formula<2, float>(formula, pass, how);
+      return how.wide ? launch_formula<2, restricted, double>(formula, piece, how)
+                      : launch_formula<2, restricted, float>(formula, piece, how);
     return int(cudaErrorInvalidConfiguration);  // unreachable
   });
 }

@@ -1,6 +1,7 @@
 // The CUDA side of the pointwise ops that needs torch: streams, scratch memory, errors.
 #ifdef FUSEDLOSS_CUDA
 #include "pointwise/device_pass.h"
+#include "pointwise/pieces.h"
 
 #ifndef FUSEDLOSS_EMULATED
 #include <c10/core/DeviceGuard.h>
@@ -35,26 +36,11 @@ class OnDevice {
 };
 #endif
 
-int blocks_for(int64_t count, const char* name) {
+int blocks_for(int64_t count, bool wide, const char* name) {
   int most = 1;
-  check(blocks_of_one_wave(most), name);
+  check(blocks_of_one_wave(wide, most), name);
   const int64_t needed = (count + kDeviceThreads - 1) / kDeviceThreads;
   return int(std::clamp<int64_t>(needed, 1, most));
-}
-
-// Kernels walk along all views alike, also those of tensors that are not given: their strides must be numbers.
-void clear_absent(DevicePass& pass) {
-  const auto clear = [&](View& view) {
-    if (!view.data) std::fill_n(view.strides, pass.dims, 0);
-  };
-  for (int k = 0; k < kMaxOperands; ++k) {
-    clear(pass.operands[k]);
-    clear(pass.tangents[k]);
-    clear(pass.gradients[k]);
-  }
-  clear(pass.weight);
-  clear(pass.grad_output);
-  clear(pass.value);
 }
 
 }  // namespace
@@ -62,16 +48,28 @@ void clear_absent(DevicePass& pass) {
 void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, bool wide, const at::Tensor& like) {
   const char* name = loss.about->name;
   if (pass.count == 0 && !pass.sum.data) return;
-  clear_absent(pass);
-  const OnDevice device(like);
-  const DeviceLaunch how{mode, operands, wide, blocks_for(pass.count, name), device.stream()};
-  at::Tensor partials;
-  if (pass.sum.data) {
-    partials = at::empty({how.blocks}, like.options().dtype(at::kDouble));
-    pass.partials = partials.mutable_data_ptr<double>();
+  if (mode == Mode::value_and_gradient && pass.value.data) {
+    // Nobody trains like that: no kernel writes both.
+    run_on_device(loss, pass, Mode::value, operands, wide, like);
+    return run_on_device(loss, pass, Mode::gradient, operands, wide, like);
   }
-  check(loss.device(pass, how), name);
-  if (pass.sum.data) check(launch_finish(pass, how.blocks, how.stream), name);
+  const OnDevice device(like);
+  const DeviceLaunch how{mode, operands, wide, blocks_for(pass.count, wide, name), device.stream()};
+  int pieces = 0;
+  for_each_piece(pass, [&](const Piece&) { ++pieces; });
+  at::Tensor partials;
+  double* next = nullptr;
+  if (pass.sum.data) {
+    partials = at::empty({int64_t(pieces) * how.blocks}, like.options().dtype(at::kDouble));
+    next = partials.mutable_data_ptr<double>();
+  }
+  for_each_piece(pass, [&](Piece& piece) {
+    piece.partials = next;
+    check(loss.device(piece, how), name);
+    if (next) next += how.blocks;
+  });
+  if (pass.sum.data)
+    check(launch_finish(pass, partials.const_data_ptr<double>(), pieces * how.blocks, how.stream), name);
 }
 
 void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
@@ -79,7 +77,7 @@ void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
   View data, by;
   point(data, tensor);
   point(by, factor);
-  check(launch_rescale(data, tensor.numel(), by, blocks_for(tensor.numel(), "fusedloss"), device.stream()),
+  check(launch_rescale(data, tensor.numel(), by, blocks_for(tensor.numel(), false, "fusedloss"), device.stream()),
         "fusedloss");
 }
 

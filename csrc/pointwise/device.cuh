@@ -1,21 +1,23 @@
 // The CUDA kernels and questions to the device that all pointwise losses share.
 #pragma once
+#include <algorithm>
+
 #include "pointwise/cuda.cuh"
 
 namespace fusedloss::pointwise {
 inline namespace FUSEDLOSS_SET {
 
 // One block: the partials of the first stage, each thread's in order.
-__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks)
-    finish(const __grid_constant__ DevicePass pass, int blocks) {
+__global__ void __launch_bounds__(kDeviceThreads)
+    finish(const double* partials, int count, PieceView result, double denominator, const double* divisor) {
   Sum<double> sum;
-  for (int i = int(threadIdx.x); i < blocks; i += kDeviceThreads) sum.add(pass.partials[i]);
+  for (int i = int(threadIdx.x); i < count; i += kDeviceThreads) sum.add(partials[i]);
   const double total = sum_of_block<kDeviceThreads>(value_of(sum));
-  if (threadIdx.x == 0) write(pass.sum, 0, total / (pass.denominator * (pass.divisor ? *pass.divisor : 1)));
+  if (threadIdx.x == 0) write(result, 0, total / (denominator * (divisor ? *divisor : 1)));
 }
 
 template <class T>
-__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks) rescale(T* data, int64_t count, View factor) {
+__global__ void __launch_bounds__(kDeviceThreads) rescale(T* data, int64_t count, PieceView factor) {
   const T by = T(read<double>(factor, 0));
   if (by == 1) return;
   const int64_t step = int64_t(gridDim.x) * kDeviceThreads;
@@ -24,25 +26,26 @@ __global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks) rescale(T* data
 
 }  // namespace FUSEDLOSS_SET
 
-int launch_finish(const DevicePass& pass, int blocks, void* stream) {
-  return launch(finish, dim3(1), dim3(kDeviceThreads), static_cast<cudaStream_t>(stream), pass, blocks);
+int launch_finish(const DevicePass& pass, const double* partials, int count, void* stream) {
+  return launch(finish, dim3(1), dim3(kDeviceThreads), static_cast<cudaStream_t>(stream), partials, count,
+                number_at(pass.sum), pass.denominator, pass.divisor);
 }
 
 int launch_rescale(const View& tensor, int64_t count, const View& factor, int blocks, void* stream) {
   const auto start = [&](auto* data) {
     return launch(rescale<std::remove_pointer_t<decltype(data)>>, dim3(blocks), dim3(kDeviceThreads),
-                  static_cast<cudaStream_t>(stream), data, count, factor);
+                  static_cast<cudaStream_t>(stream), data, count, number_at(factor));
   };
   if (tensor.dtype == DType::float64) return start(static_cast<double*>(tensor.data));
   return start(static_cast<float*>(tensor.data));
 }
 
-int blocks_of_one_wave(int& blocks) {
+int blocks_of_one_wave(bool wide, int& blocks) {
   int device = 0, processors = 0, threads = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, device);
-  blocks = processors * (threads / kDeviceThreads);
+  blocks = processors * std::min(threads / kDeviceThreads, wide ? kDeviceBlocks<double> : kDeviceBlocks<float>);
   return error;
 }
 

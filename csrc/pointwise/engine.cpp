@@ -196,13 +196,6 @@ bool all_in(const T* x, int64_t count, Domain domain) {
 }
 
 template <class T>
-Offence offence_of(const Tile<T>& tile, const Domain* domains) {
-  for (int k = 0; k < kMaxOperands; ++k)
-    if (tile.operands[k] && !all_in(tile.operands[k], tile.count, domains[k])) return {k};
-  return {};
-}
-
-template <class T>
 class Walk {
  public:
   explicit Walk(const Pass& pass)
@@ -214,7 +207,7 @@ class Walk {
         value_(pass, pass.value),
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}, {pass, pass.gradients[2]}} {}
 
-  Offence run(TileFunction<T> function, const Domain* domains, int64_t begin, int64_t end, double* sums) {
+  bool run(TileFunction<T> function, const Check* check, int64_t begin, int64_t end, double* sums) {
     const Tiling tiling(pass_);
     Part part;
     for (int64_t block = begin; block < end; ++block) {
@@ -222,17 +215,14 @@ class Walk {
       for (int64_t number = tiling.first_of(block); number < tiling.first_of(block + 1); ++number) {
         tiling.find(number, part);
         const Tile<T> tile = read(part);
-        if (domains) {
-          const Offence offence = offence_of(tile, domains);
-          if (offence.found()) return offence;
-        }
+        if (check && !all_in(tile.operands[check->operand], tile.count, check->domain)) return false;
         sum.add(function(tile));
         write(part);
       }
       sums[block] = value_of(sum);
     }
     finish_streams();
-    return {};
+    return true;
   }
 
  private:
@@ -261,9 +251,8 @@ class Walk {
 };
 
 template <class T>
-Offence run(const Pass& pass, TileFunction<T> function, const Domain* domains, int64_t begin, int64_t end,
-            double* sums) {
-  return Walk<T>(pass).run(function, domains, begin, end, sums);
+bool run(const Pass& pass, TileFunction<T> function, const Check* check, int64_t begin, int64_t end, double* sums) {
+  return Walk<T>(pass).run(function, check, begin, end, sums);
 }
 
 }  // namespace

@@ -20,6 +20,18 @@ enum class Mode {
 };
 inline constexpr int kModes = 5;
 
+// What a mode reads beside operands and weight, and what it makes.
+template <Mode mode>
+inline constexpr bool kTakesTangents = mode == Mode::jvp || mode == Mode::hvp;
+template <Mode mode>
+inline constexpr bool kTakesGradOutput = mode == Mode::gradient || mode == Mode::hvp;
+template <Mode mode>
+inline constexpr bool kMakesValues = mode == Mode::value || mode == Mode::jvp;
+template <Mode mode>
+inline constexpr bool kMakesGradients = !kMakesValues<mode>;
+template <Mode mode>
+inline constexpr bool kMakesSums = !kTakesGradOutput<mode>;
+
 // One pass over all elements.
 struct Pass : Extent {
   View operands[kMaxOperands], tangents[kMaxOperands], weight, grad_output;
@@ -28,10 +40,10 @@ struct Pass : Extent {
   const double* parameters = nullptr;
 };
 
-// The first operand with an element outside of its domain, or none.
-struct Offence {
-  int operand = -1;
-  bool found() const { return operand >= 0; }
+// What the elements of an operand must be.
+struct Check {
+  int operand;
+  Domain domain;
 };
 
 // Up to kTile elements as contiguous T, in cache.
@@ -54,13 +66,11 @@ struct TileFunctions {
   TileFunction<double> of_double[2][kModes] = {};
 };
 
-// Runs the blocks [begin, end) of a pass in float or double and puts each one's sum into sums[block].
-// Where an operand's domain is restricted, elements are checked before they are used; returns the first offence.
+// Runs the blocks [begin, end) of a pass in float or double and puts each one's sum into sums[block]. With a check,
+// elements are looked at before they are used; returns whether all passed.
 struct Engine {
-  Offence (*run_float)(const Pass&, TileFunction<float>, const Domain* domains, int64_t begin, int64_t end,
-                       double* sums);
-  Offence (*run_double)(const Pass&, TileFunction<double>, const Domain* domains, int64_t begin, int64_t end,
-                        double* sums);
+  bool (*run_float)(const Pass&, TileFunction<float>, const Check*, int64_t begin, int64_t end, double* sums);
+  bool (*run_double)(const Pass&, TileFunction<double>, const Check*, int64_t begin, int64_t end, double* sums);
 };
 
 }  // namespace fusedloss::pointwise

@@ -7,6 +7,9 @@
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
+#include <atomic>
+#include <optional>
+
 #include "core/sum.h"
 #include "pointwise/device_pass.h"
 #include "pointwise/op.h"
@@ -198,14 +201,12 @@ class Call {
   void run(Mode mode, bool checked = false) {
     if (!computes()) return;
     lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(shape_)), shown_);
-    Domain domains[kMaxOperands];
-    bool any = true;
-    for (int k = 0; k < kMaxOperands; ++k) {
-      domains[k] = about_.domain(k, pass_.parameters);
-      any &= domains[k] == Domain::any;
-    }
-    if (on_gpu()) return run_on_device(mode, domains);
-    const double sum = run_blocks(mode, checked && !any ? domains : nullptr);
+    const Restriction& restriction = about_.restriction;
+    std::optional<Check> check;
+    if (restriction.operand >= 0 && a_.operands[restriction.operand].defined())
+      check = {restriction.operand, restriction.domain(pass_.parameters)};
+    if (on_gpu()) return run_on_device(mode, check);
+    const double sum = run_blocks(mode, checked && check ? &*check : nullptr);
     if (value_.defined() && reduces()) fill(value_, sum / denominator());
   }
 
@@ -238,8 +239,8 @@ class Call {
     return converted_.back();
   }
 
-  void run_on_device(Mode mode, const Domain* domains) {
-    std::copy_n(domains, kMaxOperands, pass_.domains);
+  void run_on_device(Mode mode, const std::optional<Check>& check) {
+    if (check) pass_.domain = check->domain;
     if (value_.defined() && reduces()) {
       point(pass_.sum, value_);
       pass_.denominator = denominator();
@@ -295,23 +296,21 @@ class Call {
     }
   }
 
-  Offence run_range(Mode mode, const Domain* domains, int64_t begin, int64_t end, double* sums) const {
+  bool run_range(Mode mode, const Check* check, int64_t begin, int64_t end, double* sums) const {
     const int arity = a_.operands[2].defined() ? 1 : 0;
     if (compute_ == at::kDouble)
-      return engine().run_double(pass_, loss_.functions->of_double[arity][int(mode)], domains, begin, end, sums);
-    return engine().run_float(pass_, loss_.functions->of_float[arity][int(mode)], domains, begin, end, sums);
+      return engine().run_double(pass_, loss_.functions->of_double[arity][int(mode)], check, begin, end, sums);
+    return engine().run_float(pass_, loss_.functions->of_float[arity][int(mode)], check, begin, end, sums);
   }
 
-  double run_blocks(Mode mode, const Domain* domains) const {
+  double run_blocks(Mode mode, const Check* check) const {
     const int64_t blocks = Tiling(pass_).blocks();
     std::vector<double> sums(blocks);
-    c10::SmallVector<Offence, 8> offences(domains ? blocks : 0);
+    std::atomic<bool> passed = true;
     at::parallel_for(0, blocks, kBlocksPerThread, [&](int64_t begin, int64_t end) {
-      const Offence offence = run_range(mode, domains, begin, end, sums.data());
-      if (offence.found()) offences[begin] = offence;
+      if (!run_range(mode, check, begin, end, sums.data())) passed = false;
     });
-    for (const Offence& offence : offences)
-      if (offence.found()) refuse(offence.operand, domains[offence.operand]);
+    if (!passed) refuse(check->operand, check->domain);
     Sum<double> sum;
     for (const double part : sums) sum.add(part);
     return value_of(sum);

@@ -22,18 +22,7 @@ inline const char* describe(Domain domain) {
   }
 }
 
-inline bool contains(Domain domain, double x) {
-  switch (domain) {
-    case Domain::positive: return x > 0;
-    case Domain::nonnegative: return x >= 0;
-    case Domain::unit: return x >= 0 && x <= 1;
-    case Domain::open_unit: return x > 0 && x < 1;
-    case Domain::at_most_one: return x <= 1;
-    case Domain::flag: return x == 0 || x == 1;
-    case Domain::signs: return x == -1 || x == 1;
-    default: return !std::isnan(x);
-  }
-}
+inline bool contains(Domain domain, double x) { return !std::isnan(x) && !interval_of(domain).excludes(x); }
 
 inline void check_parameter(const char* loss, const Parameter& parameter, double value) {
   TORCH_CHECK_VALUE(contains(parameter.domain, value), loss, ": ", parameter.name, " must be ",

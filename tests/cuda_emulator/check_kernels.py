@@ -108,7 +108,8 @@ def computed(case: Case, grad_output: Tensor, tangents: list[Tensor]) -> dict[st
         "jvp": [case.op("_jvp")(*padded, *case.arguments)],
         "hvp": list(case.op("_hvp")(grad_output, *padded, mask, *case.arguments))[:count],
     }
-    assert torch.equal(both[0], results["value"][0]), "value_and_gradient gives another value"
+    value = results["value"][0]
+    assert torch.equal(both[0], value), f"with gradients the value is {both[0]}, without {value}, in {case}"
     return {**results, "unit": both[1]}
 
 
@@ -156,6 +157,7 @@ def dense(loss: Loss) -> Iterator[Case]:
     for reduction in (NONE, MEAN, SUM):
         yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(6, 50), reduction)
         yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(6, 1), reduction)
+        yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(1), reduction)
 
 
 def misaligned(loss: Loss) -> Iterator[Case]:
@@ -175,6 +177,9 @@ def strided(loss: Loss) -> Iterator[Case]:
         yield Case(loss, [x[::2, 1::3] for x in operands], None, SUM)
         operands[1] = numbers(1, 11, 1, dtype=dtype)
         yield Case(loss, operands, numbers(7, 1, 5), MEAN)
+        many_axes = operands_of(loss, lambda d=dtype: numbers(*[2, 1, 3, 2] * 3, dtype=d))
+        many_axes[0] = numbers(*[2, 3, 1, 2] * 3, dtype=dtype).permute(*range(11, -1, -1))
+        yield Case(loss, many_axes, numbers(3, 2), SUM)
         mixed = operands_of(loss, lambda: numbers(40, 33))
         mixed[0] = mixed[0].to(dtype)
         yield Case(loss, mixed, None, SUM)
@@ -201,8 +206,10 @@ def check_far_apart() -> None:
     far = 2**31 + 5
     x = torch.empty(far + 1, dtype=torch.bfloat16).as_strided((2,), (far,))
     x[0], x[1] = 3, 5
-    value = torch.ops.fusedloss.mse_loss(x, torch.ones(2, dtype=torch.bfloat16), None, None, [], NONE)
-    assert value.tolist() == [4, 16], value
+    ones = torch.ones(2, dtype=torch.bfloat16)
+    for reduction, expected_value in ((NONE, [4, 16]), (SUM, 20)):
+        value = torch.ops.fusedloss.mse_loss(x, ones, None, None, [], reduction)
+        assert value.tolist() == expected_value, value
 
 
 def check_long_sum() -> None:

@@ -2,9 +2,9 @@
 
     python tests/cuda_emulator/mutants.py [--only TEXT] [--jobs N]
 
-Works on a copy of the sources in build/mutants with two losses only, built with address and undefined-behaviour
-sanitizers. Exits with 1 if the unmutated build is not clean, if a defect is not found or if it cannot be seeded any
-more because the text that it replaces has changed.
+Works on a copy of the sources in build/mutants with two losses only, built with sanitizers. Exits with 1 if the
+unmutated build is not clean, if a defect is not found or if it cannot be seeded any more because the text that it
+replaces has changed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/cuda_emulator"
 TREE = ROOT / "build/mutants/source"
-BUILD = ROOT / "build/mutants/build"
+BUILDS = ROOT / "build/mutants"
 LOSSES = "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n"
 CUDA, KERNELS = "csrc/core/cuda.h", "csrc/pointwise/cuda.cuh"
 SHARED, HOST = "csrc/pointwise/device.cuh", "csrc/pointwise/device.cpp"
+PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
+# The unmutated kernels are tested with all of these, the mutants with the last.
+SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
 SECONDS = 300  # a test run that takes longer hangs
 
 
@@ -51,16 +54,19 @@ MUTANTS = (
     Mutant(
         "threads without an element return before the barrier",
         KERNELS,
-        "if (!pass.partials) return;",
-        "if (!pass.partials || int64_t(blockIdx.x) * kDeviceThreads + threadIdx.x >= pass.count) return;",
+        "if (!piece.partials) return;",
+        "if (!piece.partials || blockIdx.x * kDeviceThreads + threadIdx.x >= piece.count) return;",
     ),
-    Mutant("all blocks write one partial", KERNELS, "pass.partials[blockIdx.x] =", "pass.partials[0] ="),
-    Mutant("all threads write the partial", KERNELS, "if (threadIdx.x == 0) pass.partials", "pass.partials"),
+    Mutant("all blocks write one partial", KERNELS, "piece.partials[blockIdx.x] =", "piece.partials[0] ="),
+    Mutant("all threads write the partial", KERNELS, "if (threadIdx.x == 0) piece.partials", "piece.partials"),
     Mutant("what additions lost is dropped", KERNELS, "(std::isfinite(lost) ? lost : 0)", "0 * lost"),
     Mutant("inf - inf is added", KERNELS, "(std::isfinite(lost) ? lost : 0)", "lost"),
-    Mutant("partial of the last block lost", SHARED, "i < blocks;", "i < blocks - 1;"),
-    Mutant("sum not divided by the weights", SHARED, "(pass.divisor ? *pass.divisor : 1)", "1"),
-    Mutant("one partial allocated for all blocks", HOST, "at::empty({how.blocks}", "at::empty({1}"),
+    Mutant(
+        "partial of the last block lost", SHARED, "i < count; i += kDeviceThreads", "i < count - 1; i += kDeviceThreads"
+    ),
+    Mutant("sum not divided by the weights", SHARED, "(divisor ? *divisor : 1)", "1"),
+    Mutant("one partial allocated for all blocks", HOST, "at::empty({int64_t(pieces) * how.blocks}", "at::empty({1}"),
+    Mutant("pieces write one another's partials", HOST, "if (next) next += how.blocks;", ""),
     Mutant(
         "an empty sum is not written",
         HOST,
@@ -68,51 +74,62 @@ MUTANTS = (
         "if (pass.count == 0) return;",
     ),
     # 16 bytes at a time.
-    Mutant("a pack beyond the end", KERNELS, "start + kSize <= pass.count;", "start < pass.count;"),
-    Mutant("last full pack skipped", KERNELS, "start + kSize <= pass.count;", "start + kSize < pass.count;"),
-    Mutant("step of packs counted in elements", KERNELS, "start += step * kSize)", "start += step)"),
-    Mutant("last element of the tail skipped", KERNELS, "  if (i < pass.count) {", "  if (i + 1 < pass.count) {"),
-    Mutant("tail one element beyond the end", KERNELS, "  if (i < pass.count) {", "  if (i <= pass.count) {"),
-    Mutant(
-        "tail starts at the wrong place", KERNELS, "pass.count / kSize * kSize + first", "pass.count / kSize + first"
-    ),
+    Mutant("a pack beyond the end", KERNELS, "end = piece.count / kSize * kSize;", "end = piece.count;"),
+    Mutant("last full pack skipped", KERNELS, "i < end;", "i + kSize < end;"),
+    Mutant("a pack skipped at each step", KERNELS, "i += (step - 1) * kSize)", "i += step * kSize)"),
+    Mutant("last element of the tail skipped", KERNELS, "if (last < piece.count) {", "if (last + 1 < piece.count) {"),
+    Mutant("tail one element beyond the end", KERNELS, "if (last < piece.count) {", "if (last <= piece.count) {"),
+    Mutant("tail starts at the wrong place", KERNELS, "last = end + first;", "last = end / kSize + first;"),
     Mutant("alignment tested for 8 bytes", KERNELS, "% 16 == 0);", "% 8 == 0);"),
-    Mutant("alignment of the weight not tested", KERNELS, "bool all = fits(pass.weight) && fits", "bool all = fits"),
-    Mutant("type not tested", KERNELS, "view.dense && view.dtype == dtype &&", "view.dense &&"),
-    Mutant("contiguity not tested", KERNELS, "(view.dense && view.dtype", "(view.dtype"),
+    Mutant("type not tested", KERNELS, "(view.dtype == dtype && view.strides[0]", "(view.strides[0]"),
+    Mutant("contiguity not tested", KERNELS, "view.strides[0] == 1 &&", ""),
+    Mutant("type of the weight not tested", KERNELS, "is_factor(piece.weight) &&", ""),
+    Mutant("a weight for all read as one for each", KERNELS, "[element_ * view.strides[0]]", "[element_]"),
+    Mutant("gradients stored one over the other", KERNELS, "packs[k].store(", "packs[0].store("),
+    Mutant("pack not turned", CUDA, "? words[k + kWords] :", "? words[k] :"),
+    Mutant("halves read in the wrong order", CUDA, "k % 2 ? words[k / 2] >> 16", "k % 2 == 0 ? words[k / 2] >> 16"),
+    Mutant("halves written in the wrong order", CUDA, "(x[2 * k], x[2 * k + 1])", "(x[2 * k + 1], x[2 * k])"),
     Mutant(
-        "gradients stored one over the other",
-        KERNELS,
-        "move(pass.gradients[k], gradients[k])",
-        "move(pass.gradients[k], gradients[0])",
+        "values overwritten by gradients",
+        HOST,
+        "if (mode == Mode::value_and_gradient && pass.value.data)",
+        "if (false)",
     ),
     # One element at a time.
-    Mutant("weight with the operand's stride", KERNELS, "pass.weight.strides[d]", "pass.operands[0].strides[d]"),
-    Mutant("tangent with the operand's stride", KERNELS, "pass.tangents[k].strides", "pass.operands[k].strides"),
-    Mutant("index not reduced from axis to axis", KERNELS, "element = rest;", "element = index;"),
-    Mutant(
-        "offset in 32 bits",
-        KERNELS,
-        "operand_[k] += index * pass.operands[k].strides[d];",
-        "operand_[k] += int32_t(index * pass.operands[k].strides[d]);",
-    ),
+    Mutant("weight with the operand's stride", KERNELS, "piece_.weight.strides[d]", "piece_.operands[0].strides[d]"),
+    Mutant("tangent with the operand's stride", KERNELS, "piece_.tangents[k].strides", "piece_.operands[k].strides"),
+    Mutant("index not reduced from axis to axis", KERNELS, "element = rest;", "element = element - rest;"),
+    Mutant("outermost axis left out", KERNELS, "    move(0, element);\n", ""),
     Mutant(
         "float16 read as bfloat16",
         KERNELS,
-        "convert<T>(static_cast<const Float16*>",
-        "convert<T>(static_cast<const BFloat16*>",
+        "converted<T>(static_cast<const Float16*>",
+        "converted<T>(static_cast<const BFloat16*>",
     ),
     Mutant(
         "float16 written as bfloat16",
         KERNELS,
-        "[offset] = convert<Float16>(x)",
-        "[offset] = {convert<BFloat16>(x).bits}",
+        "[offset] = converted<Float16>(x)",
+        "[offset] = {converted<BFloat16>(x).bits}",
     ),
+    # Pieces.
+    Mutant("offsets overflow in 32 bits", PIECES, "fits &= reach < kMostElements;", ""),
+    Mutant("piece at the wrong place", PIECES, "begin * view.strides[d]", "begin"),
+    Mutant("second piece as long as the first", PIECES, "part(d, first, size - first);", "part(d, first, first);"),
+    Mutant("too many axes", PIECES, "if (pass_.dims > kDeviceDims)", "if (pass_.dims > kDeviceDims + 1)"),
+    Mutant("axis of a piece taken out of the sizes only", PIECES, "view.strides + d + 1,", "view.strides + d,"),
     # What multiplies gradients, and domains.
-    Mutant("gradient without its incoming one", KERNELS, "if (pass.factor.data) scale *=", "if (false) scale *="),
-    Mutant("gradient not divided by the weights", KERNELS, "if (pass.divisor) scale", "if (false) scale"),
-    Mutant("domain without its border", KERNELS, "nonnegative: return x < 0;", "nonnegative: return x <= 0;"),
-    Mutant("domain not looked at", KERNELS, "spoilt_ |= outside(pass_.domains[k], x)", "spoilt_ |= false"),
+    Mutant("gradient without its incoming one", KERNELS, "if (piece.factor.data) scale *=", "if (false) scale *="),
+    Mutant("gradient not divided by the weights", KERNELS, "if (piece.divisor) scale", "if (false) scale"),
+    Mutant("kept gradient not multiplied", SHARED, "if (by == 1) return;", "return;"),
+    Mutant("last kept gradient not multiplied", SHARED, "i < count; i += step", "i < count - 1; i += step"),
+    Mutant(
+        "domain without its border",
+        LOSS,
+        "nonnegative: return {.low = 0};",
+        "nonnegative: return {.low = 0, .has_ends = false};",
+    ),
+    Mutant("domain not looked at", KERNELS, "if (!piece.domain.excludes(operand(restricted))) return;", "return;"),
 )
 
 
@@ -124,7 +141,7 @@ def complaint(text: str) -> str:
     """The line that says what went wrong: a sanitizer's, or that of Python's exception."""
     lines = [line.strip() for line in text.splitlines() if "Error: " in line or "runtime error: " in line]
     lines = lines or text.splitlines() or ["killed without a word"]
-    sanitizers = [line for line in lines if "ERROR: AddressSanitizer" in line or "runtime error: " in line]
+    sanitizers = [line for line in lines if "Sanitizer: " in line or "runtime error: " in line]
     return (sanitizers or lines[::-1])[0]
 
 
@@ -146,7 +163,7 @@ def copy_sources() -> None:
     copy_changed(ROOT, TREE / "csrc/pointwise/losses.def", LOSSES)
 
 
-def configure() -> None:
+def configure(sanitizers: str) -> Path:
     scripts = Path(sys.executable).parent
     pybind = run([sys.executable, "-m", "pybind11", "--cmakedir"]).stdout.strip()
     options = {
@@ -154,29 +171,32 @@ def configure() -> None:
         "Python_EXECUTABLE": sys.executable,
         "CMAKE_MAKE_PROGRAM": scripts / "ninja",
         "FUSEDLOSS_EMULATED": "ON",
-        "FUSEDLOSS_SANITIZE": "address,undefined",
+        "FUSEDLOSS_SANITIZE": sanitizers,
     }
+    build = BUILDS / sanitizers
     defined = [f"-D{name}={value}" for name, value in options.items()]
-    done = run([str(scripts / "cmake"), "-S", str(TREE), "-B", str(BUILD), "-G", "Ninja", *defined])
+    done = run([str(scripts / "cmake"), "-S", str(TREE), "-B", str(build), "-G", "Ninja", *defined])
     if done.returncode:
         sys.exit(done.stderr)
+    return build
 
 
 def library(name: str) -> str:
     return run(["g++", f"-print-file-name={name}"]).stdout.strip()
 
 
-def defect_found(jobs: int) -> str:
+def defect_found(build: Path, jobs: int) -> str:
     """Builds and tests what is in the tree; what was found, or ''."""
-    built = run([str(Path(sys.executable).parent / "ninja"), "-C", str(BUILD), "-j", str(jobs)])
+    built = run([str(Path(sys.executable).parent / "ninja"), "-C", str(build), "-j", str(jobs)])
     if built.returncode:
         sys.exit(f"does not compile:\n{built.stdout[-3000:]}")
-    (module,) = BUILD.glob("_emu*.so")
+    (module,) = build.glob("_emu*.so")
     environment = {
         **os.environ,
-        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so.6')}",
+        "LD_PRELOAD": f"{library(SANITIZERS[build.name])} {library('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1",
+        "TSAN_OPTIONS": "halt_on_error=1",
     }
     command = [sys.executable, str(ROOT / HERE / "check_kernels.py"), str(module)]
     try:
@@ -186,12 +206,12 @@ def defect_found(jobs: int) -> str:
     return complaint(tested.stderr) if tested.returncode else ""
 
 
-def try_mutant(mutant: Mutant, jobs: int) -> str:
+def try_mutant(mutant: Mutant, build: Path, jobs: int) -> str:
     path = TREE / mutant.file
     clean = path.read_text()
     try:
         path.write_text(clean.replace(mutant.old, mutant.new))
-        return defect_found(jobs)
+        return defect_found(build, jobs)
     finally:
         path.write_text(clean)
 
@@ -210,18 +230,19 @@ def main(
         console.print("not found exactly once in their files:", *[mutant.what for mutant in lost], sep="\n  ")
         sys.exit(1)
     copy_sources()
-    configure()
-    if found := defect_found(jobs):
-        console.print("the unmutated build is not clean:", found)
-        sys.exit(1)
-    console.print("the unmutated build is clean")
+    for sanitizers in SANITIZERS:
+        build = configure(sanitizers)
+        if found := defect_found(build, jobs):
+            console.print(f"the unmutated build is not clean with sanitizers {sanitizers}:", found)
+            sys.exit(1)
+        console.print(f"the unmutated build is clean with sanitizers {sanitizers}")
     table = Table("defect", "file", "found by", "seconds")
     survivors = 0
     for mutant in MUTANTS:
         if only not in mutant.what:
             continue
         start = time.monotonic()
-        found = try_mutant(mutant, jobs)
+        found = try_mutant(mutant, build, jobs)
         survivors += not found
         seconds = f"{time.monotonic() - start:.0f}"
         console.print(f"{seconds:>4} s  {mutant.what}: {found or 'NOT FOUND'}", markup=False, highlight=False)

@@ -9,11 +9,10 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct BinaryCrossEntropy {
-  static constexpr Description about{
-      .name = "binary_cross_entropy",
-      .operands = {"input", "target"},
-      .shapes = Shapes::same,
-      .domain = [](int operand, const double*) { return operand == 0 ? Domain::unit : Domain::any; }};
+  static constexpr Description about{.name = "binary_cross_entropy",
+                                     .operands = {"input", "target"},
+                                     .shapes = Shapes::same,
+                                     .restriction = {0, [](const double*) { return Domain::unit; }}};
   explicit BinaryCrossEntropy(const double*) {}
 
   template <class V>

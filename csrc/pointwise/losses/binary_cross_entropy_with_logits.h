@@ -15,7 +15,7 @@ struct BinaryCrossEntropyWithLogits {
                                      .operands = {"input", "target", "pos_weight"},
                                      .parameters = {{"label_smoothing", Domain::unit}},
                                      .shapes = Shapes::same};
-  double kept, shift;
+  Constant kept, shift;
   explicit BinaryCrossEntropyWithLogits(const double* parameters) : kept(1 - parameters[0]), shift(parameters[0] / 2) {}
 
   template <class V>
@@ -30,7 +30,7 @@ struct BinaryCrossEntropyWithLogits {
   template <class V>
   FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const LabelledLogit<V> x(input, target * kept + shift);
-    return {x.cross_entropy(), {x.turned(x.excess()), -kept * input}};
+    return {x.cross_entropy(), {x.turned(x.excess()), -(kept * input)}};
   }
 };
 

@@ -9,13 +9,12 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct GaussianNllLoss {
-  static constexpr Description about{
-      .name = "gaussian_nll_loss",
-      .operands = {"input", "target", "var"},
-      .required_operands = 3,
-      .parameters = {{"full", Domain::flag}, {"eps", Domain::nonnegative}},
-      .domain = [](int operand, const double*) { return operand == 2 ? Domain::nonnegative : Domain::any; }};
-  double constant, eps;
+  static constexpr Description about{.name = "gaussian_nll_loss",
+                                     .operands = {"input", "target", "var"},
+                                     .required_operands = 3,
+                                     .parameters = {{"full", Domain::flag}, {"eps", Domain::nonnegative}},
+                                     .restriction = {2, [](const double*) { return Domain::nonnegative; }}};
+  Constant constant, eps;
   explicit GaussianNllLoss(const double* parameters)
       : constant(parameters[0] != 0 ? 0.91893853320467274178 : 0), eps(parameters[1]) {}
 

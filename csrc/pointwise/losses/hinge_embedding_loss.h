@@ -12,7 +12,7 @@ namespace fusedloss::inline FUSEDLOSS_SET {
 struct HingeEmbeddingLoss {
   static constexpr Description about{
       .name = "hinge_embedding_loss", .operands = {"input", "target"}, .parameters = {{"margin", Domain::any}}};
-  double margin;
+  Constant margin;
   explicit HingeEmbeddingLoss(const double* parameters) : margin(parameters[0]) {}
 
   template <class V>

@@ -9,15 +9,13 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct HingeLoss {
-  static constexpr Description about{.name = "hinge_loss",
-                                     .operands = {"input", "target"},
-                                     .parameters = {{"target_01", Domain::flag}},
-                                     .shapes = Shapes::broadcast_and_warn,
-                                     .domain = [](int operand, const double* parameters) {
-                                       if (operand != 1) return Domain::any;
-                                       return parameters[0] != 0 ? Domain::flag : Domain::signs;
-                                     }};
-  double scale, shift;  // y = scale target + shift
+  static constexpr Description about{
+      .name = "hinge_loss",
+      .operands = {"input", "target"},
+      .parameters = {{"target_01", Domain::flag}},
+      .shapes = Shapes::broadcast_and_warn,
+      .restriction = {1, [](const double* parameters) { return parameters[0] != 0 ? Domain::flag : Domain::signs; }}};
+  Constant scale, shift;  // y = scale target + shift
   explicit HingeLoss(const double* parameters)
       : scale(parameters[0] != 0 ? 2 : 1), shift(parameters[0] != 0 ? -1 : 0) {}
 
@@ -26,7 +24,7 @@ struct HingeLoss {
     const V y = scale * target + shift;
     const V margin = 1.0 - y * input;
     const V active = step(margin);
-    return {max(margin, 0), {-y * active, -scale * input * active}};
+    return {max(margin, 0), {-y * active, -(scale * input) * active}};
   }
 };
 

@@ -14,7 +14,7 @@ struct HuberLoss {
                                      .operands = {"input", "target"},
                                      .parameters = {{"delta", Domain::positive}},
                                      .shapes = Shapes::broadcast_and_warn};
-  double delta;
+  Constant delta;
   explicit HuberLoss(const double* parameters) : delta(parameters[0]) {}
 
   template <class V>

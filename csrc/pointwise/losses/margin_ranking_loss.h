@@ -15,7 +15,7 @@ struct MarginRankingLoss {
                                      .required_operands = 3,
                                      .parameters = {{"margin", Domain::any}},
                                      .shapes = Shapes::same_rank};
-  double margin;
+  Constant margin;
   explicit MarginRankingLoss(const double* parameters) : margin(parameters[0]) {}
 
   template <class V>

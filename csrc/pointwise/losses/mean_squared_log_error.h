@@ -19,7 +19,7 @@ struct MeanSquaredLogError {
     const V x = max(input, kEpsilon);
     const V y = max(target, kEpsilon);
     const auto below = x < y;
-    const V distance = log1p(select(below, (y - x) / (1.0 + x), (x - y) / (1.0 + y)));
+    const V distance = log1p(select(below, y - x, x - y) / (1.0 + select(below, x, y)));
     const V d = select(below, -distance, distance);
     const V by_input = select(input < V(kEpsilon), V(0), 2.0 * d / (1.0 + x));
     const V by_target = select(target < V(kEpsilon), V(0), -2.0 * d / (1.0 + y));

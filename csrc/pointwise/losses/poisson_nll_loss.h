@@ -15,7 +15,7 @@ struct PoissonNllLoss {
       .operands = {"input", "target"},
       .parameters = {{"log_input", Domain::flag}, {"full", Domain::flag}, {"eps", Domain::nonnegative}}};
   bool log_input, full;
-  double eps;
+  Constant eps;
   explicit PoissonNllLoss(const double* parameters)
       : log_input(parameters[0] != 0), full(parameters[1] != 0), eps(parameters[2]) {}
 

@@ -11,13 +11,12 @@
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 struct QuantileLoss {
-  static constexpr Description about{
-      .name = "quantile_loss",
-      .operands = {"input", "target", "q"},
-      .parameters = {{"q", Domain::open_unit}},
-      .shapes = Shapes::broadcast_and_warn,
-      .domain = [](int operand, const double*) { return operand == 2 ? Domain::open_unit : Domain::any; }};
-  double q;
+  static constexpr Description about{.name = "quantile_loss",
+                                     .operands = {"input", "target", "q"},
+                                     .parameters = {{"q", Domain::open_unit}},
+                                     .shapes = Shapes::broadcast_and_warn,
+                                     .restriction = {2, [](const double*) { return Domain::open_unit; }}};
+  Constant q;
   explicit QuantileLoss(const double* parameters) : q(parameters[0]) {}
 
   template <class V>

@@ -16,7 +16,7 @@ namespace fusedloss::inline FUSEDLOSS_SET {
 // gamma = 2, everybody's choice, is a formula of its own: without a logarithm, and nothing is divided by q.
 template <bool gamma_is_2>
 struct SigmoidFocalFormula {
-  double base, tilt, gamma;  // a = base + tilt t
+  Constant base, tilt, gamma;  // a = base + tilt t
   FUSEDLOSS_INLINE explicit SigmoidFocalFormula(const double* parameters)
       : base(parameters[0] < 0 ? 1 : 1 - parameters[0]),
         tilt(parameters[0] < 0 ? 0 : 2 * parameters[0] - 1),
@@ -60,10 +60,10 @@ struct SigmoidFocalFormula {
     V change = 0;
     if constexpr (is_dual<V>) change = x.other * (1.0 - x.small) / max(x.small, kTiny);
     const V log_q = select(sure, change - x.magnitude, log(wrong)) - x.log1p_small;
-    const V relative = select(sure, 1.0 - change, x.small / wrong) / (1.0 + x.small);  // p (1 - p) / q
+    const V relative = select(sure, 1.0 - change, x.small / wrong) * x.larger;  // p (1 - p) / q
     const V value = exp(gamma * log_q);
     // Where q is not even the smallest number, q^gamma decides.
-    return {1, value, gamma * value / max(exp(log_q), kTiny), gamma * value * relative};
+    return {1, value, gamma * value / max(wrong * x.larger, kTiny), gamma * value * relative};
   }
 };
 

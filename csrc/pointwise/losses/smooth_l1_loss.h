@@ -14,7 +14,7 @@ struct SmoothL1Loss {
                                      .operands = {"input", "target"},
                                      .parameters = {{"beta", Domain::nonnegative}},
                                      .shapes = Shapes::broadcast_and_warn};
-  double beta;
+  Constant beta;
   explicit SmoothL1Loss(const double* parameters) : beta(parameters[0]) {}
 
   template <class V>
@@ -24,7 +24,7 @@ struct SmoothL1Loss {
     const auto inside = magnitude < V(beta);
     const V ratio = r / V(beta);
     const V slope = select(inside, ratio, sign(r));
-    return {select(inside, 0.5 * r * ratio, magnitude - 0.5 * beta), {slope, -slope}};
+    return {select(inside, 0.5 * r * ratio, magnitude - 0.5 * V(beta)), {slope, -slope}};
   }
 };
 
