@@ -25,10 +25,32 @@ THREADS = 256
 MOST_REGISTERS = {"f": 40, "d": 80}
 LEAST_OCCUPANCY = {"f": 0.75, "d": 0.375}
 SHARED_KIB = {"sm_80": 164, "sm_90": 228, "sm_100": 228}
-# Instructions an element of the kernels that train (value and gradient, dense), at most, where elements are float32;
-# for bfloat16 and float16 the same, for float64 four times as many.
+# Instructions an element, at most, of the kernels that train (value and gradient, dense) where elements are float32, by
+# formula and operands; two-byte elements may take a third more and 6 for taking them apart, float64 four times as many.
 MOST_INSTRUCTIONS = {
-    "BOUNDS": 0,
+    ("BinaryCrossEntropy", 2): 115,
+    ("BinaryCrossEntropyWithLogits", 2): 70,
+    ("BinaryCrossEntropyWithLogits", 3): 80,
+    ("GaussianKl", 2): 56,
+    ("GaussianNllLoss", 3): 88,
+    ("HingeEmbeddingLoss", 2): 38,
+    ("HingeLoss", 2): 46,
+    ("HuberLoss", 2): 32,
+    ("KlDiv", 2): 94,
+    ("L1Loss", 2): 34,
+    ("LogCoshLoss", 2): 104,
+    ("MarginRankingLoss", 3): 38,
+    ("MeanAbsolutePercentageError", 2): 62,
+    ("MeanSquaredLogError", 2): 100,
+    ("MseLoss", 2): 26,
+    ("PoissonNllLoss", 2): 130,
+    ("QuantileLoss", 2): 38,
+    ("QuantileLoss", 3): 55,
+    ("SigmoidFocalFormula<0>", 2): 155,
+    ("SigmoidFocalFormula<1>", 2): 92,
+    ("SmoothL1Loss", 2): 44,
+    ("SoftMarginLoss", 2): 66,
+    ("SquaredHingeLoss", 2): 46,
 }
 TYPES = {"float": "f", "double": "d", "Float16": "f", "BFloat16": "f"}
 
@@ -192,8 +214,9 @@ def test_instructions_an_element(architecture: str) -> None:
     for name, kernel in kernels(architecture).items():
         title = title_of(name)
         if title and title.way == "dense" and title.mode == 1:
-            most = MOST_INSTRUCTIONS[title.formula, title.operands] * (4 if title.number == "d" else 1)
-            assert instructions_an_element(kernel, title.element) <= most, title
+            most = MOST_INSTRUCTIONS[title.formula, title.operands]
+            allowed = {"float": most, "double": 4 * most}.get(title.element, 4 / 3 * most + 6)
+            assert instructions_an_element(kernel, title.element) <= allowed, title
 
 
 def test_no_atomics_on_floats(architecture: str) -> None:
