@@ -74,7 +74,7 @@ FUSEDLOSS_INLINE auto compute(const Formula& formula, Access& at) {
         if (at.has_tangent(k)) change = change + f.slope[k] * at.tangent(k);
     }
     const V value = at.has_weight() ? factors.weight * change : change;
-    if constexpr (kMakesValues<mode>) at.value(value * at.scale());
+    at.value(value * at.scale());
     return value;
   }
 }

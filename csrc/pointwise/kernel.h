@@ -20,7 +20,8 @@ enum class Mode {
 };
 inline constexpr int kModes = 5;
 
-// What a mode reads beside operands and weight, and what it makes.
+// What a mode reads beside operands and weight, and what it makes. (On the CPU value_and_gradient makes unreduced
+// values too, if they are wanted.)
 template <Mode mode>
 inline constexpr bool kTakesTangents = mode == Mode::jvp || mode == Mode::hvp;
 template <Mode mode>
