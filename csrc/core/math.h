@@ -95,6 +95,12 @@ FUSEDLOSS_INLINE V step(V x) {
   return select(x > V(0), V(1), select(x <= V(0), V(0), x));
 }
 
+// The slope with respect to x of what is linear in x: it does not see x, but a NaN in x must reach it.
+template <class V>
+FUSEDLOSS_INLINE V linear_slope(V x, V slope) {
+  return select(x == x, slope, x);
+}
+
 // 1 / x for 1 <= x <= 100.
 template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> reciprocal_bounded(Lanes<T, B> x) {

@@ -20,7 +20,7 @@ struct BinaryCrossEntropy {
     const V log_p = max(log(p), -100);
     const V log_q = max(log1p(-p), -100);
     const V slope = (p - target) / max(p * (1.0 - p), 1e-12);
-    return {-(target * log_p + (1.0 - target) * log_q), {slope, log_q - log_p}};
+    return {-(target * log_p + (1.0 - target) * log_q), {slope, linear_slope(target, log_q - log_p)}};
   }
 };
 

@@ -25,12 +25,13 @@ struct BinaryCrossEntropyWithLogits {
     const V positive = pos_weight * y;
     return {(1.0 - y) * x.softplus() + positive * x.softplus_negative(),
             {(1.0 - y) * x.sigmoid() - positive * x.sigmoid_negative(),
-             kept * (pos_weight * x.softplus_negative() - x.softplus()), y * x.softplus_negative()}};
+             linear_slope(target, kept * (pos_weight * x.softplus_negative() - x.softplus())),
+             linear_slope(pos_weight, y * x.softplus_negative())}};
   }
   template <class V>
   FUSEDLOSS_INLINE Partials<V, 2> operator()(V input, V target) const {
     const LabelledLogit<V> x(input, target * kept + shift);
-    return {x.cross_entropy(), {x.turned(x.excess()), -(kept * input)}};
+    return {x.cross_entropy(), {x.turned(x.excess()), linear_slope(target, -(kept * input))}};
   }
 };
 

@@ -22,7 +22,7 @@ struct HingeEmbeddingLoss {
     const auto alike = target == V(1);
     const V value = select(different, V(0), input) + select(alike, V(0), max(gap, 0));
     const V slope = select(different, V(0), V(1)) - select(alike, V(0), 1.0 - step(-gap));
-    return {value, {slope, V(0)}};
+    return {value, {linear_slope(input, slope), V(0)}};
   }
 };
 

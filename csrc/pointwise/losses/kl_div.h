@@ -24,7 +24,7 @@ struct KlDiv {
     // p = 0 makes the term 0 whatever the logarithms are, but a NaN in either argument is kept.
     const auto absent = (p == V(0)) & (input == input);
     const V by_target = log_target ? p * (excess + 1.0) : (log_p + 1.0) - input;
-    return {select(absent, V(0), p * excess), {-p, select(absent, V(0), by_target)}};
+    return {select(absent, V(0), p * excess), {linear_slope(input, -p), select(absent, V(0), by_target)}};
   }
 };
 

@@ -36,13 +36,13 @@ struct PoissonNllLoss {
   template <class V>
   FUSEDLOSS_INLINE static Partials<V, 2> of_log_rate(V input, V target) {
     const V rate = exp(input);
-    return {rate - target * input, {rate - target, -input}};
+    return {rate - target * input, {rate - target, linear_slope(target, -input)}};
   }
   template <class V>
   FUSEDLOSS_INLINE Partials<V, 2> of_rate(V input, V target) const {
     const V rate = input + eps;
     const V log_rate = log(rate);
-    return {input - target * log_rate, {1.0 - target / rate, -log_rate}};
+    return {input - target * log_rate, {1.0 - target / rate, linear_slope(target, -log_rate)}};
   }
 };
 
