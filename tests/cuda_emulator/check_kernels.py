@@ -158,6 +158,7 @@ def dense(loss: Loss) -> Iterator[Case]:
         yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(6, 50), reduction)
         yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(6, 1), reduction)
         yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(1), reduction)
+        yield Case(loss, operands_of(loss, lambda: numbers(6, 50)), numbers(6, 50, dtype=torch.float16), reduction)
 
 
 def misaligned(loss: Loss) -> Iterator[Case]:
@@ -203,11 +204,11 @@ def check_empty() -> None:
 
 def check_far_apart() -> None:
     """Offsets beyond 2^31 elements; of the memory between them no page is touched."""
-    far = 2**31 + 5
-    x = torch.empty(far + 1, dtype=torch.bfloat16).as_strided((2,), (far,))
-    x[0], x[1] = 3, 5
-    ones = torch.ones(2, dtype=torch.bfloat16)
-    for reduction, expected_value in ((NONE, [4, 16]), (SUM, 20)):
+    far = 2**30 + 5
+    x = torch.empty(2 * far + 1, dtype=torch.bfloat16).as_strided((3,), (far,))
+    x[0], x[1], x[2] = 3, 5, 7
+    ones = torch.ones(3, dtype=torch.bfloat16)
+    for reduction, expected_value in ((NONE, [4, 16, 36]), (SUM, 56)):
         value = torch.ops.fusedloss.mse_loss(x, ones, None, None, [], reduction)
         assert value.tolist() == expected_value, value
 
