@@ -8,6 +8,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #endif
 #include <ATen/ops/empty.h>
+#include <c10/util/SmallVector.h>
 
 #include <algorithm>
 
@@ -55,21 +56,21 @@ void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, 
   }
   const OnDevice device(like);
   const DeviceLaunch how{mode, operands, wide, blocks_for(pass.count, wide, name), device.stream()};
-  int pieces = 0;
-  for_each_piece(pass, [&](const Piece&) { ++pieces; });
+  c10::SmallVector<Piece, 1> pieces;
+  for_each_piece(pass, [&](const Piece& piece) { pieces.push_back(piece); });
   at::Tensor partials;
   double* next = nullptr;
   if (pass.sum.data) {
-    partials = at::empty({int64_t(pieces) * how.blocks}, like.options().dtype(at::kDouble));
+    partials = at::empty({int64_t(pieces.size()) * how.blocks}, like.options().dtype(at::kDouble));
     next = partials.mutable_data_ptr<double>();
   }
-  for_each_piece(pass, [&](Piece& piece) {
+  for (Piece& piece : pieces) {
     piece.partials = next;
     check(loss.device(piece, how), name);
     if (next) next += how.blocks;
-  });
+  }
   if (pass.sum.data)
-    check(launch_finish(pass, partials.const_data_ptr<double>(), pieces * how.blocks, how.stream), name);
+    check(launch_finish(pass, partials.const_data_ptr<double>(), int(partials.numel()), how.stream), name);
 }
 
 void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {

@@ -182,17 +182,12 @@ bool none_is(const T* x, int64_t count, Outside outside) {
 
 // NaN is in every domain: it goes on to the result.
 template <class T>
-bool all_in(const T* x, int64_t count, Domain domain) {
+bool all_in(const T* x, int64_t count, const Interval& domain) {
   using V = Lanes<T>;
-  const V zero = 0, one = 1, minus_one = -1;
-  switch (domain) {
-    case Domain::unit: return none_is(x, count, [=](V v) { return (v < zero) | (v > one); });
-    case Domain::open_unit: return none_is(x, count, [=](V v) { return (v <= zero) | (v >= one); });
-    case Domain::nonnegative: return none_is(x, count, [=](V v) { return v < zero; });
-    case Domain::flag: return none_is(x, count, [=](V v) { return !((v == zero) | (v == one) | !(v == v)); });
-    case Domain::signs: return none_is(x, count, [=](V v) { return !((v == minus_one) | (v == one) | !(v == v)); });
-    default: return true;
-  }
+  const V low = double(domain.low), high = double(domain.high);
+  if (!domain.has_ends) return none_is(x, count, [=](V v) { return (v <= low) | (v >= high); });
+  if (!domain.has_interior) return none_is(x, count, [=](V v) { return !((v == low) | (v == high) | !(v == v)); });
+  return none_is(x, count, [=](V v) { return (v < low) | (v > high); });
 }
 
 template <class T>
@@ -215,7 +210,7 @@ class Walk {
       for (int64_t number = tiling.first_of(block); number < tiling.first_of(block + 1); ++number) {
         tiling.find(number, part);
         const Tile<T> tile = read(part);
-        if (check && !all_in(tile.operands[check->operand], tile.count, check->domain)) return false;
+        if (check && !all_in(tile.operands[check->operand], tile.count, interval_of(check->domain))) return false;
         sum.add(function(tile));
         write(part);
       }

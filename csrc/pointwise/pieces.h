@@ -88,7 +88,7 @@ class Pieces {
     pass_ = whole;
   }
 
-  Piece& make() {
+  const Piece& make() {
     piece_.dims = pass_.dims;
     piece_.count = 1;
     for (int d = 0; d < pass_.dims; ++d) piece_.count *= piece_.sizes[d] = uint32_t(pass_.sizes[d]);

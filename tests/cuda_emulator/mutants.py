@@ -65,7 +65,9 @@ MUTANTS = (
         "partial of the last block lost", SHARED, "i < count; i += kDeviceThreads", "i < count - 1; i += kDeviceThreads"
     ),
     Mutant("sum not divided by the weights", SHARED, "(divisor ? *divisor : 1)", "1"),
-    Mutant("one partial allocated for all blocks", HOST, "at::empty({int64_t(pieces) * how.blocks}", "at::empty({1}"),
+    Mutant(
+        "one partial allocated for all blocks", HOST, "at::empty({int64_t(pieces.size()) * how.blocks}", "at::empty({1}"
+    ),
     Mutant("pieces write one another's partials", HOST, "if (next) next += how.blocks;", ""),
     Mutant(
         "an empty sum is not written",
