@@ -75,7 +75,7 @@ endfunction()
 
 if(FUSEDLOSS_HAS_CUDA)
   fusedloss_cuda_file(device "#include \"pointwise/device.cuh\"\n")
-  foreach(loss formula IN ZIP_LISTS FUSEDLOSS_LOSSES FUSEDLOSS_FORMULAS)
+  foreach(loss formula IN ZIP_LISTS pointwise_losses pointwise_types)
     fusedloss_device_text(${loss} ${formula} text)
     fusedloss_cuda_file(${loss} "${text}")
   endforeach()

@@ -1,4 +1,4 @@
-// The Python module fusedloss._C: the pointwise ops called directly, and what the build knows about itself.
+// The Python module fusedloss._C: the losses' ops called directly, and what the build knows about itself.
 #include <Python.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,6 +9,8 @@
 #include <string_view>
 
 #include "pointwise/op.h"
+#include "rows/op.h"
+#include "torch/processor.h"
 #ifdef FUSEDLOSS_EMULATED
 #include "options.h"
 #endif
@@ -17,8 +19,6 @@ namespace py = pybind11;
 
 namespace fusedloss {
 namespace {
-
-using pointwise::Loss;
 
 const char* name_of(Domain domain) {
   switch (domain) {
@@ -29,6 +29,7 @@ const char* name_of(Domain domain) {
     case Domain::at_most_one: return "at_most_one";
     case Domain::flag: return "flag";
     case Domain::signs: return "signs";
+    case Domain::one_or_two: return "one_or_two";
     default: return "any";
   }
 }
@@ -45,39 +46,54 @@ const char* name_of(Shapes shapes) {
 // ---- arguments ------------------------------------------------------------------------------------------------
 
 // A tensor as the caller gave it, or TypeError with the argument's name.
-at::Tensor tensor_from(const Description& about, const char* name, PyObject* object) {
+at::Tensor tensor_from(const char* loss, const char* name, PyObject* object) {
   if (THPVariable_Check(object)) return THPVariable_Unpack(object);
-  TORCH_CHECK_TYPE(false, about.name, ": ", name, " must be a torch.Tensor, got ", Py_TYPE(object)->tp_name);
+  TORCH_CHECK_TYPE(false, loss, ": ", name, " must be a torch.Tensor, got ", Py_TYPE(object)->tp_name);
 }
-at::Tensor optional_tensor_from(const Description& about, const char* name, PyObject* object) {
-  return object == Py_None ? at::Tensor() : tensor_from(about, name, object);
+at::Tensor optional_tensor_from(const char* loss, const char* name, PyObject* object) {
+  return object == Py_None ? at::Tensor() : tensor_from(loss, name, object);
 }
 
-Reduction reduction_from(const Description& about, PyObject* object) {
-  constexpr std::string_view kNames[] = {"none", "mean", "sum", "batchmean", "rowmean"};
-  TORCH_CHECK_TYPE(PyUnicode_Check(object), about.name, ": reduction must be a string, got ", Py_TYPE(object)->tp_name);
+int64_t integer_from(const char* loss, const char* name, PyObject* object) {
+  const long long value = PyLong_Check(object) ? PyLong_AsLongLong(object) : -1;
+  const bool failed = PyErr_Occurred() != nullptr;
+  PyErr_Clear();
+  TORCH_CHECK_TYPE(PyLong_Check(object) && !failed, loss, ": ", name, " must be an integer of 64 bits, got ",
+                   std::string(py::str(py::handle(object))));
+  return value;
+}
+
+// The reduction of this name, of those that a loss offers: none, mean, sum and `more`.
+Reduction reduction_from(const char* loss, PyObject* object, std::initializer_list<Reduction> more) {
+  constexpr std::string_view kNames[] = {"none", "mean", "sum", "batchmean", "rowmean", "mean_or_zero"};
+  TORCH_CHECK_TYPE(PyUnicode_Check(object), loss, ": reduction must be a string, got ", Py_TYPE(object)->tp_name);
   Py_ssize_t length = 0;
   const char* text = PyUnicode_AsUTF8AndSize(object, &length);
   const std::string_view given(text ? text : "", text ? length : 0);
-  const int offered[] = {0, 1, 2, int(about.grouped)};
-  for (const int k : offered)
-    if (given == kNames[k]) return static_cast<Reduction>(k);
-  TORCH_CHECK_VALUE(false, about.name, ": reduction must be 'none', 'mean' or 'sum'",
-                    about.grouped == Reduction::sum ? "" : " (or 'batchmean')", ", got '", given, "'");
+  for (const Reduction offered : {Reduction::none, Reduction::mean, Reduction::sum})
+    if (given == kNames[int(offered)]) return offered;
+  bool batchmean = false;
+  for (const Reduction offered : more) {
+    if (given == kNames[int(offered)]) return offered;
+    batchmean |= offered == Reduction::batchmean || offered == Reduction::rowmean;
+  }
+  TORCH_CHECK_VALUE(false, loss, ": reduction must be 'none', 'mean' or 'sum'", batchmean ? " (or 'batchmean')" : "",
+                    ", got '", given, "'");
 }
 
 // The numbers in a tuple.
 class Parameters {
  public:
-  Parameters(const Description& about, PyObject* tuple) {
+  Parameters(const char* loss, const Parameter (&about)[kMaxParameters], PyObject* tuple) {
+    TORCH_CHECK_TYPE(PyTuple_Check(tuple) && PyTuple_GET_SIZE(tuple) <= kMaxParameters, loss,
+                     ": parameters must be a tuple of at most ", kMaxParameters, " numbers");
     count_ = PyTuple_GET_SIZE(tuple);
     for (int k = 0; k < count_; ++k) {
       PyObject* item = PyTuple_GET_ITEM(tuple, k);
       values_[k] = PyFloat_AsDouble(item);
       if (values_[k] == -1 && PyErr_Occurred()) {
         PyErr_Clear();
-        TORCH_CHECK_TYPE(false, about.name, ": ", about.parameters[k].name, " must be a number, got ",
-                         Py_TYPE(item)->tp_name);
+        TORCH_CHECK_TYPE(false, loss, ": ", about[k].name, " must be a number, got ", Py_TYPE(item)->tp_name);
       }
     }
   }
@@ -102,29 +118,12 @@ void warn_of_broadcast(const Description& about, const at::Tensor& input, const 
 
 // ---- the losses -----------------------------------------------------------------------------------------------
 
-// NAME(input, target, extra, weight, parameters, reduction), without the machinery of a generic binding: at 32
-// elements that machinery would be a third of the call.
-PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+// Functions of Python's own calling convention: the machinery of a generic binding would be a third of a call at 32
+// elements. `use` makes the tensor.
+template <class Use>
+PyObject* answer(Use use) {
   try {
-    const Loss& loss = *static_cast<const Loss*>(PyCapsule_GetPointer(self, nullptr));
-    const Description& about = *loss.about;
-    TORCH_CHECK_TYPE(count == 6 && PyTuple_Check(arguments[4]) && PyTuple_GET_SIZE(arguments[4]) <= kMaxParameters,
-                     about.name, ": expected (input, target, extra, weight, parameters, reduction)");
-    const Parameters parameters(about, arguments[4]);
-    const pointwise::Arguments a{
-        {tensor_from(about, about.operands[0], arguments[0]), tensor_from(about, about.operands[1], arguments[1]),
-         optional_tensor_from(about, about.operands[2] ? about.operands[2] : "extra", arguments[2])},
-        optional_tensor_from(about, "weight", arguments[3]),
-        parameters.values(),
-        reduction_from(about, arguments[5]),
-        {}};
-    warn_of_broadcast(about, a.operands[0], a.operands[1], a.operands[2].defined());
-    at::Tensor result;
-    {
-      py::gil_scoped_release release;
-      result = pointwise::call_value(loss, a);
-    }
-    return THPVariable_Wrap(std::move(result));
+    return THPVariable_Wrap(use());
   } catch (py::error_already_set& error) {
     error.restore();
     return nullptr;
@@ -134,29 +133,98 @@ PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   }
 }
 
-void bind_losses(py::module_& module) {
-  static std::array<PyMethodDef, pointwise::kLosses> methods;
-  for (int k = 0; k < pointwise::kLosses; ++k) {
-    const Loss& loss = pointwise::losses()[k];
-    methods[k] = {loss.about->name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)), METH_FASTCALL,
-                  nullptr};
-    const py::capsule self(const_cast<Loss*>(&loss));
-    module.attr(loss.about->name) = py::reinterpret_steal<py::object>(
+template <class Loss>
+const Loss& loss_of(PyObject* self) {
+  return *static_cast<const Loss*>(PyCapsule_GetPointer(self, nullptr));
+}
+
+// NAME(input, target, extra, weight, parameters, reduction)
+PyObject* call_pointwise(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return answer([&] {
+    const auto& loss = loss_of<pointwise::Loss>(self);
+    const Description& about = *loss.about;
+    const char* name = about.name;
+    TORCH_CHECK_TYPE(count == 6, name, ": expected (input, target, extra, weight, parameters, reduction)");
+    const Parameters parameters(name, about.parameters, arguments[4]);
+    const pointwise::Arguments a{
+        {tensor_from(name, about.operands[0], arguments[0]), tensor_from(name, about.operands[1], arguments[1]),
+         optional_tensor_from(name, about.operands[2] ? about.operands[2] : "extra", arguments[2])},
+        optional_tensor_from(name, "weight", arguments[3]),
+        parameters.values(),
+        reduction_from(name, arguments[5], {about.grouped}),
+        {}};
+    warn_of_broadcast(about, a.operands[0], a.operands[1], a.operands[2].defined());
+    const py::gil_scoped_release release;
+    return pointwise::call_value(loss, a);
+  });
+}
+
+// NAME(input, target, weight, sample_weight, parameters, axis, ignore_index, reduction)
+PyObject* call_rows(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return answer([&] {
+    const auto& loss = loss_of<rows::Loss>(self);
+    const rows::Description& about = *loss.about;
+    const char* name = about.name;
+    TORCH_CHECK_TYPE(count == 8, name,
+                     ": expected (input, target, weight, sample_weight, parameters, axis, ignore_index, reduction)");
+    const Parameters parameters(name, about.parameters, arguments[4]);
+    const rows::Arguments a{
+        {tensor_from(name, about.operands[0], arguments[0]), tensor_from(name, about.operands[1], arguments[1])},
+        optional_tensor_from(name, "weight", arguments[2]),
+        optional_tensor_from(name, "sample_weight", arguments[3]),
+        parameters.values(),
+        integer_from(name, "axis", arguments[5]),
+        integer_from(name, "ignore_index", arguments[6]),
+        reduction_from(name, arguments[7], {Reduction::batchmean, Reduction::mean_or_zero}),
+        {}};
+    const py::gil_scoped_release release;
+    return rows::call_value(loss, a);
+  });
+}
+
+// Binds every loss of a family under its name.
+template <class Losses>
+void bind_losses(py::module_& module, const Losses& losses, decltype(call_pointwise) function) {
+  static std::array<PyMethodDef, std::tuple_size_v<Losses>> methods;
+  for (size_t k = 0; k < losses.size(); ++k) {
+    const char* name = losses[k].about->name;
+    methods[k] = {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, nullptr};
+    const py::capsule self(&losses[k]);
+    module.attr(name) = py::reinterpret_steal<py::object>(
         PyCFunction_NewEx(&methods[k], self.ptr(), py::str("fusedloss._C").release().ptr()));
   }
 }
 
-py::dict describe(const Loss& loss) {
-  const Description& about = *loss.about;
-  py::list operands, optional, parameters;
-  for (int k = 0; k < kMaxOperands && about.operands[k]; ++k)
-    (k < about.required_operands ? operands : optional).append(about.operands[k]);
-  for (const Parameter& parameter : about.parameters)
+py::list describe(const Parameter (&all)[kMaxParameters]) {
+  py::list parameters;
+  for (const Parameter& parameter : all)
     if (parameter.name)
       parameters.append(py::dict(py::arg("name") = parameter.name, py::arg("domain") = name_of(parameter.domain)));
+  return parameters;
+}
+
+py::dict describe(const pointwise::Loss& loss) {
+  const Description& about = *loss.about;
+  py::list operands, optional;
+  for (int k = 0; k < kMaxOperands && about.operands[k]; ++k)
+    (k < about.required_operands ? operands : optional).append(about.operands[k]);
   return py::dict(py::arg("name") = about.name, py::arg("operands") = operands, py::arg("optional_operands") = optional,
-                  py::arg("parameters") = parameters, py::arg("shapes") = name_of(about.shapes),
+                  py::arg("parameters") = describe(about.parameters), py::arg("shapes") = name_of(about.shapes),
                   py::arg("weighted_mean") = about.weighted_mean);
+}
+
+py::dict describe(const rows::Loss& loss) {
+  const rows::Description& about = *loss.about;
+  return py::dict(py::arg("name") = about.name, py::arg("labels") = rows::takes_labels(about.targets),
+                  py::arg("dense") = rows::takes_dense(about.targets),
+                  py::arg("parameters") = describe(about.parameters), py::arg("weighted_mean") = about.weighted_mean);
+}
+
+template <class Losses>
+py::list describe_all(const Losses& losses) {
+  py::list all;
+  for (const auto& loss : losses) all.append(describe(loss));
+  return all;
 }
 
 }  // namespace
@@ -164,16 +232,13 @@ py::dict describe(const Loss& loss) {
 
 PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   using namespace fusedloss;
-  bind_losses(module);
-  module.def("losses", [] {
-    py::list all;
-    for (const Loss& loss : pointwise::losses()) all.append(describe(loss));
-    return all;
-  });
+  bind_losses(module, pointwise::losses(), call_pointwise);
+  bind_losses(module, rows::losses(), call_rows);
+  module.def("losses", [] { return describe_all(pointwise::losses()); });
+  module.def("row_losses", [] { return describe_all(rows::losses()); });
   module.def("build_info", [] {
     return py::dict(py::arg("torch") = FUSEDLOSS_TORCH_VERSION, py::arg("compiler") = FUSEDLOSS_COMPILER,
-                    py::arg("instruction_sets") = pointwise::kInstructionSets,
-                    py::arg("instruction_set") = pointwise::instruction_set(),
+                    py::arg("instruction_sets") = kInstructionSets, py::arg("instruction_set") = name_of(chosen_set()),
                     py::arg("cuda_architectures") = FUSEDLOSS_CUDA_NAMES);
   });
 #ifdef FUSEDLOSS_EMULATED

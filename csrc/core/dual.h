@@ -77,6 +77,11 @@ FUSEDLOSS_INLINE Dual<V> expm1(Dual<V> x) {
   return {expm1(x.value), exp(x.value) * x.dot};
 }
 template <class V>
+FUSEDLOSS_INLINE Dual<V> tanh(Dual<V> x) {
+  const V value = tanh(x.value);
+  return {value, (V(1) - value * value) * x.dot};
+}
+template <class V>
 FUSEDLOSS_INLINE Dual<V> log(Dual<V> x) {
   return {log(x.value), x.dot / x.value};
 }

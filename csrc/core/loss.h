@@ -15,6 +15,7 @@ enum class Domain {
   at_most_one,  // (-inf, 1]
   flag,         // 0 or 1
   signs,        // -1 or 1
+  one_or_two,   // 1 or 2
 };
 
 // A domain as an interval. Its bounds are exact in float; NaN is none.
@@ -40,6 +41,7 @@ constexpr Interval interval_of(Domain domain) {
     case Domain::at_most_one: return {.high = 1};
     case Domain::flag: return {.low = 0, .high = 1, .has_interior = false};
     case Domain::signs: return {.low = -1, .high = 1, .has_interior = false};
+    case Domain::one_or_two: return {.low = 1, .high = 2, .has_interior = false};
     default: return {};
   }
 }
@@ -54,11 +56,12 @@ enum class Shapes {
 
 // Names of the reductions; the numbers are those of torch's enum, continued.
 enum class Reduction {
-  none,       // one value an element
-  mean,       // over the elements (of weights, where Description::weighted_mean says so)
-  sum,        //
-  batchmean,  // sum / size of the first axis
-  rowmean,    // sum / number of rows along the last axis
+  none,          // one value an element
+  mean,          // over the elements (of weights, where Description::weighted_mean says so)
+  sum,           //
+  batchmean,     // sum / size of the first axis; over rows, their mean
+  rowmean,       // sum / number of rows along the last axis
+  mean_or_zero,  // the mean, and 0 where nothing counts
 };
 
 struct Parameter {

@@ -217,4 +217,13 @@ FUSEDLOSS_INLINE Lanes<T, B> log1p(Lanes<T, B> x) {
   return log_plus(sum, (x - (sum - V(1))) / sum);
 }
 
+// With t = exp(-2|x|) - 1 it is -t / (2 + t), which does not cancel near 0, with the sign of x.
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> tanh(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  const V t = expm1(V(-2) * abs(x));
+  const V magnitude = -t / (V(2) + t);
+  return select(x < V(0), -magnitude, magnitude);
+}
+
 }  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -49,6 +49,7 @@ struct Single {
   FUSEDLOSS_INLINE friend Single exp(Single x) { return of(std::exp(x.raw)); }
   FUSEDLOSS_INLINE friend Single exp_bounded(Single x) { return exp(x); }
   FUSEDLOSS_INLINE friend Single expm1(Single x) { return of(std::expm1(x.raw)); }
+  FUSEDLOSS_INLINE friend Single tanh(Single x) { return of(std::tanh(x.raw)); }
   FUSEDLOSS_INLINE friend Single log(Single x) { return of(std::log(x.raw)); }
   FUSEDLOSS_INLINE friend Single log1p(Single x) { return of(std::log1p(x.raw)); }
   FUSEDLOSS_INLINE friend Single log1p_unit(Single x) { return log1p_by_atanh(x, reciprocal_bounded(2.0 + x)); }

@@ -1,6 +1,7 @@
 // The tile functions of a loss on the CPU: its formula over registers of lanes.
-// Compiled once for every loss and instruction set, by files that CMake writes (cmake/Pointwise.cmake).
+// Compiled once for every loss and instruction set, by files that CMake writes (cmake/Kernels.cmake).
 #pragma once
+#include "core/stream.h"
 #include "core/sum.h"
 #include "pointwise/compute.h"
 
@@ -22,12 +23,19 @@ class TileAccess {
   FUSEDLOSS_INLINE bool has_weight() const { return tile_.weight; }
   FUSEDLOSS_INLINE bool has_grad_output() const { return tile_.grad_output; }
   FUSEDLOSS_INLINE void value(V x) {
-    if (tile_.value) x.store(tile_.value + i_);
+    if (tile_.value) put(x, tile_.value, tile_.streams_value);
   }
   FUSEDLOSS_INLINE bool wants_gradient(int k) const { return tile_.gradients[k]; }
-  FUSEDLOSS_INLINE void gradient(int k, V x) { x.store(tile_.gradients[k] + i_); }
+  FUSEDLOSS_INLINE void gradient(int k, V x) { put(x, tile_.gradients[k], tile_.streams_gradients[k]); }
 
  private:
+  FUSEDLOSS_INLINE void put(V x, T* data, bool streams) {
+    if (streams)
+      stream(x, data + i_);
+    else
+      x.store(data + i_);
+  }
+
   const Tile<T>& tile_;
   const int64_t i_;
 };

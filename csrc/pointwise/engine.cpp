@@ -1,27 +1,14 @@
 // The walk over memory that all pointwise losses share: brings tiles of any type and layout into cache as contiguous
 // float or double, calls the loss, and puts results back. Dense memory of the right type is used in place.
 // Compiled once for every instruction set.
-#ifdef __SSE2__
-#include <immintrin.h>
-#endif
-
-#include "core/convert.h"
 #include "core/lanes.h"
+#include "core/runs.h"
+#include "core/stream.h"
 #include "core/sum.h"
 #include "pointwise/tiles.h"
 
 namespace fusedloss::pointwise {
 namespace {
-
-template <class S, class T>
-void load_run(const S* source, T* destination, const Run& run) {
-  source += run.offset;
-  destination += run.at;
-  if (run.stride == 1 && run.step == 1)
-    for (int64_t i = 0; i < run.length; ++i) destination[i] = convert<T>(source[i]);
-  else
-    for (int64_t i = 0; i < run.length; ++i) destination[i * run.step] = convert<T>(source[i * run.stride]);
-}
 
 // A stretch of memory, converted while the memory of the tile after it is asked for: a tile of a half type is a page,
 // and the processor itself does not look beyond the page that it reads.
@@ -34,16 +21,6 @@ void load_stretch(const S* source, T* destination, int64_t length) {
     for (int64_t k = 0; k < kLine; ++k) destination[i + k] = convert<T>(source[i + k]);
   }
   for (; i < length; ++i) destination[i] = convert<T>(source[i]);
-}
-
-template <class S, class T>
-void store_run(const T* source, S* destination, const Run& run) {
-  source += run.at;
-  destination += run.offset;
-  if (run.stride == 1 && run.step == 1)
-    for (int64_t i = 0; i < run.length; ++i) destination[i] = convert<S>(source[i]);
-  else
-    for (int64_t i = 0; i < run.length; ++i) destination[i * run.stride] = convert<S>(source[i * run.step]);
 }
 
 // Whether a part of the view is one stretch of memory.
@@ -76,58 +53,15 @@ void store_tile(const Pass& pass, const View& view, const Part& part, const T* b
   });
 }
 
-// Writes of this many bytes and more go past the caches: nothing of them would be left there when they are read.
-constexpr int64_t kStreamedBytes = int64_t(16) << 20;
-
-#ifdef __SSE2__
-// One register, as wide as they are, between addresses that are aligned to it.
-#if defined(__AVX512F__)
-using Wide = __m512i;
-inline void stream_register(Wide* to, const Wide* from) { _mm512_stream_si512(to, _mm512_load_si512(from)); }
-#elif defined(__AVX__)
-using Wide = __m256i;
-inline void stream_register(Wide* to, const Wide* from) { _mm256_stream_si256(to, _mm256_load_si256(from)); }
-#else
-using Wide = __m128i;
-inline void stream_register(Wide* to, const Wide* from) { _mm_stream_si128(to, _mm_load_si128(from)); }
-#endif
-
-template <class T>
-void stream_out(const T* source, T* destination, int64_t length) {
-  constexpr int64_t kStep = sizeof(Wide) / sizeof(T);
-  int64_t i = 0;
-  for (; i + kStep <= length; i += kStep)
-    stream_register(reinterpret_cast<Wide*>(destination + i), reinterpret_cast<const Wide*>(source + i));
-  std::memcpy(destination + i, source + i, (length - i) * sizeof(T));
-}
-inline void finish_streams() { _mm_sfence(); }
-constexpr bool kStreams = true;
-#else
-template <class T>
-void stream_out(const T*, T*, int64_t) {}
-inline void finish_streams() {}
-constexpr bool kStreams = false;
-#endif
-
 template <class T>
 void stream_tile(const View& view, const Part& part, const T* buffer) {
   visit_floating(view.dtype, [&](auto element) {
     using S = decltype(element);
-    S* destination = static_cast<S*>(view.data) + part.start;
-    if constexpr (std::is_same_v<S, T>) {
-      stream_out(buffer, destination, part.count);
-    } else {
-      alignas(64) S converted[kTile];
-      store_run(buffer, converted, Run{0, 1, 0, 1, part.count});
-      stream_out(converted, destination, part.count);
-    }
+    alignas(64) S converted[kTile];
+    store_run(buffer, converted, Run{0, 1, 0, 1, part.count});
+    stream_memory(converted, static_cast<S*>(view.data) + part.start, part.count * sizeof(S));
   });
 }
-
-template <class T>
-constexpr DType kNative = DType::float32;
-template <>
-constexpr DType kNative<double> = DType::float64;
 
 // One tensor of the pass during the walk: its memory where that can be used as it is, else a buffer of one tile.
 template <class T>
@@ -151,13 +85,15 @@ class Stream {
   }
   T* target(const Part& part) {
     if (!view_.data) return nullptr;
-    return in_place_ && !streamed_ ? static_cast<T*>(view_.data) + part.start : buffer_;
+    return in_place_ ? static_cast<T*>(view_.data) + part.start : buffer_;
   }
+  // Whether the tile function shall write to the target past the caches: that overlaps with its computation.
+  bool streams(const Part& part) const { return view_.data && in_place_ && streamed_ && part.count == kTile; }
   void write(const Part& part) {
-    if (!view_.data) return;
+    if (!view_.data || in_place_) return;
     if (streamed_)
       stream_tile(view_, part, buffer_);
-    else if (!in_place_)
+    else
       store_tile(pass_, view_, part, buffer_);
   }
 
@@ -230,10 +166,12 @@ class Walk {
       tile.operands[k] = operands_[k].read(part);
       tile.tangents[k] = tangents_[k].read(part);
       tile.gradients[k] = gradients_[k].target(part);
+      tile.streams_gradients[k] = gradients_[k].streams(part);
     }
     tile.weight = weight_.read(part);
     tile.grad_output = grad_output_.read(part);
     tile.value = value_.target(part);
+    tile.streams_value = value_.streams(part);
     return tile;
   }
   void write(const Part& part) {

@@ -53,6 +53,7 @@ struct Tile {
   int64_t count;
   const T *operands[kMaxOperands], *tangents[kMaxOperands], *weight, *grad_output;
   T *value, *gradients[kMaxOperands];
+  bool streams_value, streams_gradients[kMaxOperands];  // written past the caches: kTile elements, aligned
   T scale;
   const double* parameters;
 };

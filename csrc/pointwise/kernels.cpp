@@ -26,19 +26,15 @@ using SymShape = c10::SymDimVector;
 
 // ---- checks ---------------------------------------------------------------------------------------------------
 
-void check_device(const Description& about, const char* name, const at::Tensor& t, const at::Tensor& first) {
-  TORCH_CHECK_VALUE(!t.defined() || t.device() == first.device(), about.name, ": ", name, " is on ", t.device(),
-                    ", but ", about.operands[0], " is on ", first.device(), "; expected one device");
-}
-
 void check_devices(const Description& about, const Arguments& a) {
   const at::Device device = a.operands[0].device();
   TORCH_CHECK_NOT_IMPLEMENTED(
       device.is_cpu() || device.is_meta() || (kHasDevice && device.is_cuda()), about.name, ": ", about.operands[0],
       " is on a device of type ", device.type(), ", for which this build of fusedloss has no kernels (it has: cpu",
       kHasDevice ? ", cuda" : "", "). Move the tensors to the CPU, or rebuild fusedloss with support for the device.");
-  for (int k = 1; k < kMaxOperands; ++k) check_device(about, about.operands[k], a.operands[k], a.operands[0]);
-  check_device(about, "weight", a.weight, a.operands[0]);
+  for (int k = 1; k < kMaxOperands; ++k)
+    check_device(about.name, about.operands[k], a.operands[k], about.operands[0], a.operands[0]);
+  check_device(about.name, "weight", a.weight, about.operands[0], a.operands[0]);
 }
 
 void check_types(const Description& about, const Arguments& a) {
@@ -48,45 +44,15 @@ void check_types(const Description& about, const Arguments& a) {
       check_real(about.name, about.operands[k], a.operands[k]);
     }
   if (a.weight.defined()) check_real(about.name, "weight", a.weight);
-  if (a.dtype) {
-    const auto t = *a.dtype;
-    TORCH_CHECK_TYPE(t == at::kDouble || t == at::kFloat || t == at::kHalf || t == at::kBFloat16, about.name,
-                     ": dtype must be float64, float32, float16 or bfloat16, got ", t);
-  }
+  check_result_type(about.name, a.dtype);
 }
 
-void check_parameters(const Description& about, const Arguments& a) {
-  int expected = 0;
-  while (expected < kMaxParameters && about.parameters[expected].name) ++expected;
-  TORCH_CHECK_VALUE(int(a.parameters.size()) == expected, about.name, ": expected ", expected, " parameters, got ",
-                    a.parameters.size());
-  for (int k = 0; k < expected; ++k) check_parameter(about.name, about.parameters[k], a.parameters[k]);
+void check_settings(const Description& about, const Arguments& a) {
+  check_parameters(about.name, about.parameters, a.parameters);
   TORCH_CHECK_VALUE(a.reduction != Reduction::rowmean || a.operands[0].dim() > 0, about.name, ": ", about.operands[0],
                     " must have at least one axis, the last of which is summed; got a 0-d tensor");
   TORCH_CHECK_VALUE(a.reduction <= Reduction::sum || a.reduction == about.grouped, about.name, ": reduction number ",
                     int(a.reduction), " is not one of this loss");
-}
-
-// Broadcasts `shape` with that of a tensor.
-void broadcast(SymShape& shape, const Description& about, const char* name, const at::Tensor& t) {
-  const auto sizes = t.sym_sizes();
-  if (sizes.size() > shape.size()) shape.insert(shape.begin(), sizes.size() - shape.size(), c10::SymInt(1));
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    c10::SymInt& wide = shape[shape.size() - sizes.size() + d];
-    if (sizes[d] == 1 || sizes[d] == wide) continue;
-    TORCH_CHECK_VALUE(wide == 1, about.name, ": ", name, " of shape ", sizes, " does not broadcast with ",
-                      about.operands[0], ", whose shape is ", c10::SymIntArrayRef(shape));
-    wide = sizes[d];
-  }
-}
-
-// A factor or a setting for the elements must not make more of them.
-void check_fits(const SymShape& shape, const Description& about, const char* name, const at::Tensor& t) {
-  if (!t.defined() || t.sym_sizes() == c10::SymIntArrayRef(shape)) return;
-  SymShape together = shape;
-  broadcast(together, about, name, t);
-  TORCH_CHECK_VALUE(c10::SymIntArrayRef(together) == c10::SymIntArrayRef(shape), about.name, ": ", name,
-                    " must broadcast to the shape of the loss, ", c10::SymIntArrayRef(shape), ", got ", t.sym_sizes());
 }
 
 // The shape that the required operands have together.
@@ -101,11 +67,11 @@ SymShape shape_of(const Description& about, const Arguments& a) {
     TORCH_CHECK_VALUE(about.shapes != Shapes::same_rank || t.dim() == a.operands[0].dim(), about.name, ": ",
                       about.operands[k], " must have as many dimensions as ", about.operands[0], ", whose shape is ",
                       first, ", got ", t.sym_sizes());
-    broadcast(shape, about, about.operands[k], t);
+    broadcast(shape, about.name, about.operands[k], t, about.operands[0]);
   }
   for (int k = about.required_operands; k < kMaxOperands; ++k)
-    check_fits(shape, about, about.operands[k], a.operands[k]);
-  check_fits(shape, about, "weight", a.weight);
+    check_fits(about.name, about.operands[k], a.operands[k], shape, about.operands[0]);
+  check_fits(about.name, "weight", a.weight, shape, about.operands[0]);
   return shape;
 }
 
@@ -129,7 +95,7 @@ at::ScalarType promoted_type(const Description& about, const Arguments& a) {
 c10::SymDimVector checked_shape(const Description& about, const Arguments& a) {
   check_types(about, a);
   check_devices(about, a);
-  check_parameters(about, a);
+  check_settings(about, a);
   return shape_of(about, a);
 }
 
@@ -163,8 +129,8 @@ class Call {
     for (int k = 0; k < kMaxOperands; ++k) {
       if (!tangents[k].defined()) continue;
       check_real(about_.name, kNames[k], tangents[k]);
-      check_device(about_, kNames[k], tangents[k], a_.operands[0]);
-      check_fits(shape_, about_, kNames[k], tangents[k]);
+      check_device(about_.name, kNames[k], tangents[k], about_.operands[0], a_.operands[0]);
+      check_fits(about_.name, kNames[k], tangents[k], shape_, about_.operands[0]);
       show(tangents[k], pass_.tangents[k]);
     }
   }
@@ -172,8 +138,8 @@ class Call {
   void take_grad_output(const at::Tensor& grad_output) {
     grad_output_ = grad_output;
     check_real(about_.name, "grad_output", grad_output);
-    check_device(about_, "grad_output", grad_output, a_.operands[0]);
-    check_fits(reduces() ? SymShape{} : shape_, about_, "grad_output", grad_output);
+    check_device(about_.name, "grad_output", grad_output, about_.operands[0], a_.operands[0]);
+    check_fits(about_.name, "grad_output", grad_output, reduces() ? SymShape{} : shape_, about_.operands[0]);
     if (!reduces()) return show(grad_output_, pass_.grad_output);
     if (on_gpu())
       point(pass_.factor, floating(grad_output_));
@@ -286,16 +252,6 @@ class Call {
     return repeats;
   }
 
-  static void fill(const at::Tensor& scalar, double value) {
-    void* data = scalar.mutable_data_ptr();
-    switch (scalar.scalar_type()) {
-      case at::kDouble: *static_cast<double*>(data) = value; break;
-      case at::kHalf: *static_cast<at::Half*>(data) = at::Half(float(value)); break;
-      case at::kBFloat16: *static_cast<at::BFloat16*>(data) = at::BFloat16(float(value)); break;
-      default: *static_cast<float*>(data) = float(value);
-    }
-  }
-
   bool run_range(Mode mode, const Check* check, int64_t begin, int64_t end, double* sums) const {
     const int arity = a_.operands[2].defined() ? 1 : 0;
     if (compute_ == at::kDouble)
@@ -322,10 +278,9 @@ class Call {
     const double* data = values.const_data_ptr<double>();
     int64_t first = 0;
     while (std::isnan(data[first]) || contains(domain, data[first])) ++first;
-    c10::SmallVector<int64_t, 8> index(values.dim());
-    for (int64_t d = values.dim() - 1, rest = first; d >= 0; rest /= values.size(d--)) index[d] = rest % values.size(d);
     TORCH_CHECK_VALUE(false, about_.name, ": every element of ", about_.operands[operand], " must be ",
-                      describe(domain), ", got ", data[first], " at index ", at::IntArrayRef(index));
+                      describe(domain), ", got ", data[first], " at index ",
+                      at::IntArrayRef(index_of(first, values.sizes())));
   }
 
   // Below this a second thread costs more than it brings.

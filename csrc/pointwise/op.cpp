@@ -4,6 +4,8 @@
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
+#include "torch/checks.h"
+
 namespace fusedloss::pointwise {
 namespace {
 
@@ -31,8 +33,7 @@ void define(torch::Library& library, const Description& about) {
 Arguments collect(const at::Tensor& input, const at::Tensor& target, const OptionalTensor& extra,
                   const OptionalTensor& weight, c10::ArrayRef<double> parameters, int64_t reduction,
                   std::optional<at::ScalarType> dtype = {}) {
-  TORCH_CHECK_VALUE(0 <= reduction && reduction <= int64_t(Reduction::rowmean),
-                    "fusedloss: reduction must be a number from 0 to 4, got ", reduction);
+  check_reduction(reduction);
   return {{input, target, extra.value_or(at::Tensor())},
           weight.value_or(at::Tensor()),
           parameters,

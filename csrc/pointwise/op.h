@@ -33,6 +33,8 @@ struct Arguments {
   Reduction reduction;
   // The type of the result; that of the operands, promoted, if not given.
   std::optional<at::ScalarType> dtype;
+
+  std::array<at::Tensor*, kMaxOperands + 1> tensors() { return {&operands[0], &operands[1], &operands[2], &weight}; }
 };
 
 using ValueOp = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,

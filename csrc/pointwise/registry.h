@@ -21,9 +21,8 @@ struct Loss {
 
 const std::array<Loss, kLosses>& losses();
 
-// The engine for this processor, and the name of its instruction set.
+// The engine for this processor.
 const Engine& engine();
-const char* instruction_set();
 
 // Whether there are kernels for CUDA.
 #ifdef FUSEDLOSS_CUDA
@@ -31,8 +30,5 @@ inline constexpr bool kHasDevice = true;
 #else
 inline constexpr bool kHasDevice = false;
 #endif
-
-// Those that were built, best last.
-constexpr const char* kInstructionSets = FUSEDLOSS_INSTRUCTION_SETS;
 
 }  // namespace fusedloss::pointwise

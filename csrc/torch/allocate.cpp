@@ -96,4 +96,14 @@ at::Tensor empty_laid_out_like(const at::Tensor& model, c10::SymIntArrayRef shap
   return empty_cpu(sizes, c10::contiguous_strides(sizes), dtype);
 }
 
+void fill(const at::Tensor& scalar, double value) {
+  void* data = scalar.mutable_data_ptr();
+  switch (scalar.scalar_type()) {
+    case at::kDouble: *static_cast<double*>(data) = value; break;
+    case at::kHalf: *static_cast<at::Half*>(data) = at::Half(float(value)); break;
+    case at::kBFloat16: *static_cast<at::BFloat16*>(data) = at::BFloat16(float(value)); break;
+    default: *static_cast<float*>(data) = float(value);
+  }
+}
+
 }  // namespace fusedloss

@@ -24,7 +24,7 @@ DType dtype_of(const at::Tensor& tensor) {
 bool all_simple(at::IntArrayRef shape, c10::ArrayRef<Shown> tensors) {
   for (const Shown& shown : tensors) {
     const at::Tensor& t = *shown.tensor;
-    if (!(t.sizes() == shape && t.is_contiguous()) && t.numel() != 1) return false;
+    if (shown.left_out >= 0 || (!(t.sizes() == shape && t.is_contiguous()) && t.numel() != 1)) return false;
   }
   return true;
 }
@@ -47,9 +47,9 @@ void align(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> tensors) 
     if (shape[d] == 1) continue;
     extent.sizes[extent.dims] = shape[d];
     for (const Shown& shown : tensors) {
-      const int64_t own = d - int64_t(shape.size()) + shown.tensor->dim();
-      const bool broadcast = own < 0 || shown.tensor->size(own) == 1;
-      shown.view->strides[extent.dims] = broadcast ? 0 : shown.tensor->stride(own);
+      const int64_t own = d - int64_t(shape.size()) + shown.dim();
+      const bool broadcast = own < 0 || shown.size(own) == 1;
+      shown.view->strides[extent.dims] = broadcast ? 0 : shown.stride(own);
     }
     ++extent.dims;
   }

@@ -10,6 +10,14 @@ namespace fusedloss {
 struct Shown {
   const at::Tensor* tensor;
   View* view;
+  int64_t left_out = -1;  // an axis of the tensor that the extent does not have
+
+  int64_t dim() const { return tensor->dim() - (left_out >= 0); }
+  int64_t size(int64_t d) const { return tensor->size(own(d)); }
+  int64_t stride(int64_t d) const { return tensor->stride(own(d)); }
+
+ private:
+  int64_t own(int64_t d) const { return left_out >= 0 && d >= left_out ? d + 1 : d; }
 };
 
 // Gives the view the memory and the type of a tensor that check_real (torch/checks.h) has accepted.

@@ -17,7 +17,7 @@ function(emulated_file name text)
 endfunction()
 
 emulated_file(device "#include \"pointwise/device.cuh\"\n")
-foreach(loss formula IN ZIP_LISTS FUSEDLOSS_LOSSES FUSEDLOSS_FORMULAS)
+foreach(loss formula IN ZIP_LISTS pointwise_losses pointwise_types)
   fusedloss_device_text(${loss} ${formula} text)
   emulated_file(${loss} "${text}")
 endforeach()

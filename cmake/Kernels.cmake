@@ -1,0 +1,66 @@
+# Object library fusedloss_kernels: for each loss of csrc/FAMILY/losses.def and each instruction set, one small file that
+# instantiates the loss's kernels, and the family's engine once for each instruction set.
+set(FUSEDLOSS_SETS DEFAULT)
+set(flags_DEFAULT "")
+set(register_DEFAULT 16)
+# (The emulated build is for tests of the CUDA kernels and computes nothing with these.)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND NOT FUSEDLOSS_EMULATED)
+  list(APPEND FUSEDLOSS_SETS AVX2 AVX512)
+  set(flags_AVX2 -mavx2 -mfma)
+  set(register_AVX2 32)
+  set(flags_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma)
+  set(register_AVX512 64)
+  add_compile_definitions(FUSEDLOSS_X86)
+endif()
+list(JOIN FUSEDLOSS_SETS " " sets)
+add_compile_definitions(FUSEDLOSS_INSTRUCTION_SETS="${sets}")
+
+add_library(fusedloss_kernels OBJECT)
+# Comparisons that see a NaN set no flag that anybody reads, and no function sets errno: both only hinder vector code.
+target_compile_options(fusedloss_kernels PRIVATE -fno-math-errno -fno-trapping-math)
+if(FUSEDLOSS_SANITIZE)
+  target_compile_options(fusedloss_kernels PRIVATE -O1)
+else()
+  target_compile_options(fusedloss_kernels PRIVATE -O3)
+endif()
+
+# Adds a file with the given text, compiled for one instruction set.
+function(fusedloss_kernel_file name set text)
+  set(path ${CMAKE_CURRENT_BINARY_DIR}/${name}.${set}.cpp)
+  file(CONFIGURE OUTPUT ${path} CONTENT "${text}" @ONLY)
+  set_source_files_properties(${path} PROPERTIES
+    COMPILE_OPTIONS "${flags_${set}}" COMPILE_DEFINITIONS "FUSEDLOSS_SET=${set};FUSEDLOSS_REGISTER_BYTES=${register_${set}}")
+  target_sources(fusedloss_kernels PRIVATE ${path})
+endfunction()
+
+# Reads names and C++ types of a family's losses into FAMILY_losses and FAMILY_types, and adds its files.
+macro(fusedloss_family family)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS csrc/${family}/losses.def)
+  file(STRINGS csrc/${family}/losses.def lines REGEX "^[A-Z]+_LOSS")
+  foreach(line IN LISTS lines)
+    string(REGEX MATCH "\\((.*), (.*)\\)" _ "${line}")
+    list(APPEND ${family}_losses ${CMAKE_MATCH_1})
+    list(APPEND ${family}_types ${CMAKE_MATCH_2})
+  endforeach()
+  foreach(set IN LISTS FUSEDLOSS_SETS)
+    fusedloss_kernel_file(${family}/engine ${set}
+      "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"${family}/engine.cpp\"\n")
+    foreach(loss type IN ZIP_LISTS ${family}_losses ${family}_types)
+      set(about "")
+      if(set STREQUAL "DEFAULT")
+        set(about "extern const Description ${loss}_about;\nconst Description ${loss}_about = ${type}::about;\n")
+      endif()
+      fusedloss_kernel_file(${family}/${loss} ${set}
+"#include \"${family}/cpu.h\"
+#include \"${family}/losses/${loss}.h\"
+namespace fusedloss::${family} {
+${about}extern const TileFunctions ${loss}_${set};
+const TileFunctions ${loss}_${set} = tile_functions<${type}>();
+}  // namespace fusedloss::${family}
+")
+    endforeach()
+  endforeach()
+endmacro()
+
+fusedloss_family(pointwise)
+fusedloss_family(rows)

@@ -1,0 +1,145 @@
+// The rows' ops at the autograd key: torch/autograd.h, and weights that need a derivative themselves.
+#include "torch/autograd.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "rows/op.h"
+
+namespace fusedloss::rows::autograd {
+namespace {
+
+struct Family {
+  using Loss = rows::Loss;
+  using Arguments = rows::Arguments;
+  static constexpr int kOperands = kMaxOperands;
+
+  static bool on_device(const at::Tensor&) { return false; }
+  static void rescale_on_device(const at::Tensor&, const at::Tensor&) {}
+
+  static at::Tensor second_along(const Loss& loss, const Tensors& tangents, const Tensors& moving, const Arguments& a,
+                                 const at::Tensor& result) {
+    const Tensors second = call_hvp(loss, at::ones_like(result), moving, differentiable::defined(tangents), a);
+    at::Tensor product = at::zeros_like(result);
+    for (int k = 0; k < kOperands; ++k)
+      if (tangents[k].defined()) {
+        const at::Tensor term = second[k] * tangents[k];
+        product = product + (a.reduction == Reduction::none ? term.sum(a.axis) : term.sum());
+      }
+    return product;
+  }
+};
+
+// ---- weights that need a derivative themselves --------------------------------------------------------------------
+//
+// They multiply the unreduced loss, or the mass of its target, by torch's own ops. That is rare, and then every order
+// of their derivatives comes from torch.
+
+bool active(const at::Tensor& weight) {
+  return weight.defined() && (differentiable::requires_grad(weight) || differentiable::tangent_of(weight).defined());
+}
+bool active(const Arguments& a) { return active(a.weight) || active(a.sample_weight); }
+
+class Weighted {
+ public:
+  Weighted(const Loss& loss, const Arguments& a) : loss_(loss), a_(a), known_(check(*loss.about, a)) {
+    compute_ = known_.compute;
+    if (!known_.dense) {
+      counts_ = a.operands[1].ne(a.ignore_index);
+      labels_ = at::where(counts_, a.operands[1], 0).to(at::kLong);
+    }
+    if (!a.sample_weight.defined()) return;
+    const at::Tensor present = a.sample_weight.ne(0);
+    counts_ = counts_.defined() ? counts_.logical_and(present) : present;
+  }
+
+  at::Tensor value() const {
+    Arguments plain = a_;
+    c10::SmallVector<double, kMaxParameters> parameters(a_.parameters.begin(), a_.parameters.end());
+    plain.reduction = Reduction::none;
+    plain.dtype = compute_;
+    plain.weight = at::Tensor();
+    if (counts_.defined()) plain.sample_weight = counts_.to(compute_);
+    if (a_.weight.defined() && loss_.about->weighs_mass) {
+      plain.operands[1] = mass();
+      parameters[0] = 0;  // the smoothing is in the mass
+      plain.parameters = parameters;
+    }
+    at::Tensor rows = call_value(loss_, plain);
+    if (a_.weight.defined() && !loss_.about->weighs_mass) rows = rows * of_label();
+    if (a_.sample_weight.defined()) rows = rows * a_.sample_weight;
+    return reduced(rows).to(known_.dtype);
+  }
+
+ private:
+  // Of the class that is the row's label.
+  at::Tensor of_label() const { return a_.weight.to(compute_).take(labels_); }
+
+  // The weighted and smoothed target.
+  at::Tensor mass() const {
+    const double smoothing = a_.parameters[0];
+    at::SymDimVector along(a_.operands[0].dim(), c10::SymInt(1));
+    along[known_.axis] = known_.classes;
+    at::Tensor target = a_.operands[1];
+    if (!known_.dense) {
+      const auto classes = at::arange(known_.classes, labels_.options()).view_symint(along);
+      target = labels_.unsqueeze(known_.axis).eq(classes).to(compute_);
+    }
+    const at::Tensor smoothed =
+        smoothing == 0
+            ? target
+            : target * (1 - smoothing) + at::Scalar(c10::SymFloat(smoothing) / c10::SymFloat(known_.classes));
+    return smoothed * a_.weight.to(compute_).view_symint(along);
+  }
+
+  at::Tensor reduced(const at::Tensor& rows) const {
+    if (a_.reduction == Reduction::none) return rows;
+    if (a_.reduction == Reduction::sum) return rows.sum();
+    at::Tensor of_rows = at::ones_like(rows);
+    if (loss_.about->weighted_mean) {
+      if (a_.weight.defined() && !known_.dense) of_rows = of_rows * of_label();
+      if (a_.sample_weight.defined()) of_rows = of_rows * a_.sample_weight;
+    }
+    if (counts_.defined()) of_rows = at::where(counts_, of_rows, 0);
+    const at::Tensor total = of_rows.sum(), mean = rows.sum() / total;
+    return a_.reduction == Reduction::mean_or_zero ? at::where(total.eq(0), 0, mean) : mean;
+  }
+
+  const Loss& loss_;
+  const Arguments& a_;
+  const Checked known_;
+  at::ScalarType compute_;
+  at::Tensor labels_, counts_;  // of rows that do not count the label is 0
+};
+
+void refuse_active(const Loss& loss, const Arguments& a) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!active(a), "fusedloss: ", loss.about->name,
+                              ": the derivatives of this op do not reach a weight; call the loss itself");
+}
+
+}  // namespace
+
+at::Tensor value(const Loss& loss, const Arguments& a) {
+  if (active(a)) return Weighted(loss, a).value();
+  return differentiable::value<Family>(loss, a);
+}
+
+Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+  refuse_active(loss, a);
+  return differentiable::backward<Family>(loss, grad_output, mask, a);
+}
+
+at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
+  refuse_active(loss, a);
+  return differentiable::jvp<Family>(loss, tangents, a);
+}
+
+Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+  refuse_active(loss, a);
+  return differentiable::hvp<Family>(loss, grad_output, tangents, mask, a);
+}
+
+}  // namespace fusedloss::rows::autograd

@@ -1,0 +1,238 @@
+// The tile functions of a rows loss on the CPU: its formula over registers of lanes, which are classes of one row, or
+// one class of as many rows. Compiled once for every loss and instruction set, by files that CMake writes.
+#pragma once
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
+#include "rows/formula.h"
+
+namespace fusedloss::rows::inline FUSEDLOSS_SET {
+
+// Where a register of a tile is: one class of the row in every lane, or classes of one row from `first` on.
+template <class T, bool across>
+struct Place {
+  using V = Lanes<T>;
+  using Int = typename BitsOf<T>::type;
+
+  const Tile<T>& tile;
+  typename V::Bits labels;  // of every lane's row
+  int64_t first;
+  int64_t count;  // lanes that are classes; V::size but at a row's end
+
+  FUSEDLOSS_INLINE V load(const T* data, int64_t pitch) const {
+    if constexpr (across) return V::load(data + first * pitch);
+    if (count == V::size) return V::load(data + first);
+    V some = 0;
+    std::memcpy(&some.raw, data + first, count * sizeof(T));
+    return some;
+  }
+  FUSEDLOSS_INLINE void store(T* data, int64_t pitch, V x) const {
+    if constexpr (across) return x.store(data + first * pitch);
+    std::memcpy(data + first, &x.raw, count * sizeof(T));
+  }
+  FUSEDLOSS_INLINE V operand(int k) const { return load(tile.operands[k].data, tile.operands[k].pitch); }
+  FUSEDLOSS_INLINE V tangent(int k) const {
+    return tile.tangents[k].data ? load(tile.tangents[k].data, tile.tangents[k].pitch) : V(0);
+  }
+  FUSEDLOSS_INLINE V weight() const {
+    if (!tile.weight) return 1;
+    if constexpr (across) return double(tile.weight[first]);
+    return load(tile.weight, 0);
+  }
+  FUSEDLOSS_INLINE typename V::Mask is_label() const {
+    if constexpr (across) return {labels == Int(first)};
+    typename V::Bits lane;
+    for (int k = 0; k < V::size; ++k) lane[k] = Int(k);
+    return {labels - Int(first) == lane};
+  }
+};
+
+// What a formula reads at a place; V is a register, or a dual number of two.
+template <class Formula, class V, class Where>
+struct ClassAt {
+  const Where& place;
+
+  FUSEDLOSS_INLINE V input() const { return operand(0); }
+  FUSEDLOSS_INLINE V target() const {
+    if constexpr (Formula::dense)
+      return operand(1);
+    else
+      return select(is_label(), V(1), V(0));
+  }
+  FUSEDLOSS_INLINE V weight() const {
+    if constexpr (is_dual<V>)
+      return {place.weight(), 0};
+    else
+      return place.weight();
+  }
+  FUSEDLOSS_INLINE auto is_label() const { return place.is_label(); }
+
+ private:
+  FUSEDLOSS_INLINE V operand(int k) const {
+    if constexpr (is_dual<V>)
+      return {place.operand(k), place.tangent(k)};
+    else
+      return place.operand(k);
+  }
+};
+
+// All lanes of a register of terms as one, in every lane.
+template <Stage stage, class T>
+FUSEDLOSS_INLINE Lanes<T> merged(Lanes<T> x) {
+  T lanes[Lanes<T>::size];
+  x.store(lanes);
+  for (int half = Lanes<T>::size / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k)
+      lanes[k] = stage.combine == Combine::sum ? lanes[k] + lanes[k + half]
+                                               : (lanes[k + half] > lanes[k] ? lanes[k + half] : lanes[k]);
+  return double(lanes[0]);
+}
+template <Stage stage, class T>
+FUSEDLOSS_INLINE Dual<Lanes<T>> merged(Dual<Lanes<T>> x) {
+  return {merged<stage>(x.value), stage.combine == Combine::sum ? merged<stage>(x.dot) : Lanes<T>(0)};
+}
+
+template <class T>
+FUSEDLOSS_INLINE Lanes<T> first_lanes(int64_t count, Lanes<T> x, Lanes<T> others) {
+  for (int lane = int(count); lane < Lanes<T>::size; ++lane) x.raw[lane] = others.raw[lane];
+  return x;
+}
+template <class T>
+FUSEDLOSS_INLINE Dual<Lanes<T>> first_lanes(int64_t count, Dual<Lanes<T>> x, Dual<Lanes<T>> others) {
+  return {first_lanes(count, x.value, others.value), first_lanes(count, x.dot, others.dot)};
+}
+
+template <class Formula, class T, bool across, bool moving>
+class RowLoop {
+ public:
+  using W = Lanes<T>;
+  using V = std::conditional_t<moving, Dual<W>, W>;
+
+  RowLoop(const Formula& formula, const Tile<T>& tile) : formula_(formula), tile_(tile) { start(); }
+
+  void run() {
+    [&]<int... stage>(std::integer_sequence<int, stage...>) {
+      (gather<stage>(), ...);
+    }(std::make_integer_sequence<int, int(std::size(Formula::stages))>{});
+    const V value = formula_.value(row_);
+    if constexpr (moving)
+      value.dot.store(tile_.value);
+    else
+      value.store(tile_.value);
+    if (tile_.gradients[0].data || tile_.gradients[1].data) make_gradients();
+  }
+
+ private:
+  using At = ClassAt<Formula, V, Place<T, across>>;
+  static constexpr int64_t kStep = across ? 1 : W::size;
+  // Registers that are added plainly, before their sum is added to the others: long sums would drift.
+  static constexpr int64_t kTogether = 64 * kStep;
+
+  void start() {
+    row_.classes = double(tile_.classes);
+    labels_ = typename W::Bits{};
+    if constexpr (Formula::dense) return;
+    T input[W::size], tangent[W::size] = {}, weight[W::size];
+    for (int lane = 0; lane < W::size; ++lane) {
+      const int64_t label = tile_.labels[across ? lane : 0];
+      const auto at = [&](const auto& block) { return block.data[across ? label * block.pitch + lane : label]; };
+      labels_[lane] = typename BitsOf<T>::type(label);
+      input[lane] = at(tile_.operands[0]);
+      if (tile_.tangents[0].data) tangent[lane] = at(tile_.tangents[0]);
+      weight[lane] = tile_.weight ? tile_.weight[label] : T(1);
+    }
+    if constexpr (moving) {
+      row_.input = {W::load(input), W::load(tangent)};
+      row_.weight = {W::load(weight), 0};
+    } else {
+      row_.input = W::load(input);
+      row_.weight = W::load(weight);
+    }
+  }
+
+  Place<T, across> place(int64_t first, int64_t count = W::size) const { return {tile_, labels_, first, count}; }
+  // The classes that fill whole registers.
+  int64_t whole() const { return across ? tile_.classes : tile_.classes / W::size * W::size; }
+
+  template <int k>
+  [[gnu::noinline]] void gather() {
+    constexpr Stage stage = Formula::stages[k];
+    auto all = empty<stage, V>();
+    for (int64_t begin = 0; begin < whole(); begin += kTogether) {
+      auto some = empty<stage, V>();
+      const int64_t end = begin + kTogether < whole() ? begin + kTogether : whole();
+      for (int64_t first = begin; first < end; first += kStep) {
+        const auto at = place(first);
+        combine<stage>(some, formula_.template term<k>(row_, At{at}));
+      }
+      combine<stage>(all, some);
+    }
+    if constexpr (!across) {
+      if (const int64_t rest = tile_.classes - whole()) {
+        const auto at = place(whole(), rest);
+        auto terms = formula_.template term<k>(row_, At{at});
+        for (int n = 0; n < stage.terms; ++n) terms.of[n] = first_lanes(rest, terms.of[n], empty<stage, V>().of[n]);
+        combine<stage>(all, terms);
+      }
+      for (V& term : all.of) term = merged<stage>(term);
+    }
+    formula_.template close<k>(row_, all);
+  }
+
+  [[gnu::noinline]] void make_gradients() {
+    const W factor = across ? W::load(tile_.factor) : W(double(tile_.factor[0]));
+    const auto counted = (across ? W::load(tile_.counted) : W(1)) > W(0);
+    const auto put = [&](int64_t first, int64_t count) {
+      const auto at = place(first, count);
+      const Slopes<V> slopes = formula_.slopes(row_, At{at});
+      store(at, 0, slopes.by_input, factor, counted);
+      if constexpr (Formula::dense) store(at, 1, slopes.by_target, factor, counted);
+    };
+    for (int64_t first = 0; first < whole(); first += kStep) put(first, W::size);
+    if (whole() < tile_.classes) put(whole(), tile_.classes - whole());
+  }
+  FUSEDLOSS_INLINE void store(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
+    const auto& gradient = tile_.gradients[k];
+    if (!gradient.data) return;
+    W x;
+    if constexpr (moving)
+      x = slope.dot;
+    else
+      x = slope;
+    at.store(gradient.data, gradient.pitch, select(counted, factor * x, W(0)));
+  }
+
+  const Formula& formula_;
+  const Tile<T>& tile_;
+  typename Formula::template Row<V> row_;
+  typename W::Bits labels_;
+};
+
+template <class Loss, class T, bool dense, bool across, bool moving>
+void run_tile(const Tile<T>& tile) {
+  Loss::template with_formula<dense>(tile.parameters, tile.classes, [&](const auto& formula) {
+    RowLoop<std::decay_t<decltype(formula)>, T, across, moving>(formula, tile).run();
+  });
+}
+
+template <class Loss, class T>
+constexpr FunctionsOf<T> functions_of() {
+  FunctionsOf<T> all;
+  const auto fill = [&]<bool dense>() {
+    all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
+    all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;
+    all.of[dense][1][0] = run_tile<Loss, T, dense, true, false>;
+    all.of[dense][1][1] = run_tile<Loss, T, dense, true, true>;
+  };
+  if constexpr (takes_labels(Loss::about.targets)) fill.template operator()<false>();
+  if constexpr (takes_dense(Loss::about.targets)) fill.template operator()<true>();
+  return all;
+}
+
+template <class Loss>
+constexpr TileFunctions tile_functions() {
+  return {functions_of<Loss, float>(), functions_of<Loss, double>()};
+}
+
+}  // namespace fusedloss::rows::inline FUSEDLOSS_SET

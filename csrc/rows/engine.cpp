@@ -1,0 +1,165 @@
+// The walk over memory that all losses over rows share: brings rows of any type and layout into cache as contiguous
+// float or double, calls the loss, and puts results back. Memory that is laid out like a tile is used in place.
+// Compiled once for every instruction set.
+#include <vector>
+
+#include "core/lanes.h"
+#include "core/runs.h"
+#include "core/sum.h"
+#include "rows/tiles.h"
+
+namespace fusedloss::rows {
+namespace {
+
+// One tensor with classes during the walk: its memory where that is laid out like a tile, else a buffer.
+template <class T, bool along>
+class Stream {
+ public:
+  using Block = typename Tile<T>::template Block<T>;
+  Stream(const Pass& pass, const ClassView& view) : pass_(pass), view_(view) {}
+
+  // Where the rows of the part are, to be read.
+  Block read(const Part& part) {
+    const Block block = target(part);
+    if (block.data && block.data == buffer_.data())
+      each_run(part, [&](auto* data, T* place, const Run& run) { load_run(data, place, run); });
+    return block;
+  }
+  // Where they shall be put before `write` is called for the same part.
+  Block target(const Part& part) {
+    if (!view_.data) return {};
+    if (view_.dtype == kNative<T> && (along ? view_.step == 1 : part.count == kLanes)) {
+      T* found = nullptr;
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        if (run.length == kLanes && (along || run.stride == 1)) found = static_cast<T*>(view_.data) + run.offset;
+      });
+      if (found) return {found, view_.step};
+    }
+    if (buffer_.empty()) buffer_.resize(pass_.classes * kLanes);
+    return {buffer_.data(), kLanes};
+  }
+  void write(const Part& part, const Block& block) {
+    if (block.data && block.data == buffer_.data())
+      each_run(part, [&](auto* data, const T* place, const Run& run) { store_run(place, data, run); });
+  }
+  void clear(const Part& part) {
+    const Block block = target(part);
+    std::fill_n(block.data, block.data ? pass_.classes : 0, T(0));
+    write(part, block);
+  }
+
+ private:
+  static constexpr int kLanes = along ? 1 : Lanes<T>::size;
+
+  // Calls use(memory, place in the buffer, run) for runs that make up the part: of classes, or of rows for every class.
+  template <class Use>
+  void each_run(const Part& part, Use use) {
+    visit_floating(view_.dtype, [&](auto element) {
+      auto* data = static_cast<decltype(element)*>(view_.data);
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        if constexpr (along) return use(data + run.offset, buffer_.data(), Run{0, view_.step, 0, 1, pass_.classes});
+        for (int64_t c = 0; c < pass_.classes; ++c) use(data + c * view_.step, buffer_.data() + c * kLanes, run);
+      });
+    });
+  }
+
+  const Pass& pass_;
+  const ClassView& view_;
+  std::vector<T> buffer_;
+};
+
+template <class T, bool along>
+class Walk {
+ public:
+  Walk(const Pass& pass, const FunctionsOf<T>& functions)
+      : pass_(pass),
+        function_(functions.of[!pass.labels.data][!along][pass.moving]),
+        operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
+        tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
+        gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {}
+
+  void run(const Tiling& tiling, int64_t begin, int64_t end, double* sums) {
+    Part part;
+    for (int64_t block = begin; block < end; ++block) {
+      Sum<double> sum;
+      for (int64_t row = tiling.begin(block); row < tiling.end(block); row += kLanes) {
+        const int64_t left = tiling.end(block) - row;
+        find_stretch(pass_, row, left < kLanes ? left : kLanes, part);
+        take_numbers(part);
+        run_tile(part);
+        for (int64_t k = 0; k < part.count; ++k) sum.add(value_[k]);
+        if (pass_.value.data) store_part(pass_, pass_.value, part, value_);
+      }
+      sums[block] = value_of(sum);
+    }
+  }
+
+ private:
+  static constexpr int kLanes = along ? 1 : Lanes<T>::size;
+
+  void take_numbers(const Part& part) {
+    for (int64_t k = 0; k < part.count; ++k) counted_[k] = weight_[k] = 1;
+    if (pass_.row_weight.data) {
+      load_part(pass_, pass_.row_weight, part, weight_);
+      for (int64_t k = 0; k < part.count; ++k) counted_[k] = weight_[k] == 0 ? 0 : 1;
+    }
+    if (pass_.labels.data) {
+      load_part(pass_, pass_.labels, part, labels_);
+      for (int64_t k = 0; k < part.count; ++k)
+        if (labels_[k] == pass_.ignored) counted_[k] = T(labels_[k] = 0);
+    }
+    for (int64_t k = 0; k < part.count; ++k) factor_[k] = T(pass_.scale) * weight_[k];
+    if (!pass_.grad_output.data) return;
+    load_part(pass_, pass_.grad_output, part, value_);
+    for (int64_t k = 0; k < part.count; ++k) factor_[k] = factor_[k] * value_[k];
+  }
+
+  void run_tile(const Part& part) {
+    if (along && counted_[0] == 0) {
+      value_[0] = 0;
+      for (auto& gradient : gradients_) gradient.clear(part);
+      return;
+    }
+    Tile<T> tile;
+    tile.classes = pass_.classes;
+    for (int k = 0; k < kMaxOperands; ++k) {
+      tile.operands[k] = operands_[k].read(part);
+      tile.tangents[k] = tangents_[k].read(part);
+      tile.gradients[k] = gradients_[k].target(part);
+    }
+    tile.weight = static_cast<const T*>(pass_.weight);
+    tile.labels = labels_;
+    tile.counted = counted_;
+    tile.factor = factor_;
+    tile.value = value_;
+    tile.parameters = pass_.parameters;
+    function_(tile);
+    for (int64_t k = 0; k < part.count; ++k) value_[k] = counted_[k] == 0 ? 0 : weight_[k] * value_[k];
+    for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile.gradients[k]);
+  }
+
+  const Pass& pass_;
+  const TileFunction<T> function_;
+  Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
+  // Of the rows of a tile. Lanes without a row read what a row has left there.
+  T weight_[Lanes<T>::size] = {}, counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
+  T value_[Lanes<T>::size] = {};
+  int64_t labels_[Lanes<T>::size] = {};
+};
+
+template <class T>
+void run(const Pass& pass, const FunctionsOf<T>& functions, int64_t begin, int64_t end, double* sums) {
+  const Tiling tiling(pass, Lanes<T>::size);
+  if (Tiling::along(pass))
+    Walk<T, true>(pass, functions).run(tiling, begin, end, sums);
+  else
+    Walk<T, false>(pass, functions).run(tiling, begin, end, sums);
+}
+
+}  // namespace
+
+// FUSEDLOSS_ENGINE is the name of this instruction set's engine.
+extern const Engine FUSEDLOSS_ENGINE;
+const Engine FUSEDLOSS_ENGINE{run<float>, run<double>, Lanes<float>::size, Lanes<double>::size};
+
+}  // namespace fusedloss::rows

@@ -1,0 +1,101 @@
+// The contract between the rows' ops and their kernels: raw pointers, sizes and strides.
+#pragma once
+#include <cstdint>
+
+#include "core/loss.h"
+#include "core/view.h"
+
+namespace fusedloss::rows {
+
+inline constexpr int kMaxOperands = 2;  // input and target, or two distributions
+
+// What stands in the place of the target.
+enum class Targets {
+  labels,           // integers, one for a row: the class that is right
+  dense,            // a number for every class
+  labels_or_dense,  //
+};
+constexpr bool takes_labels(Targets targets) { return targets != Targets::dense; }
+constexpr bool takes_dense(Targets targets) { return targets != Targets::labels; }
+
+// What a loss says about itself, apart from its formula.
+struct Description {
+  const char* name;
+  const char* operands[kMaxOperands] = {"input", "target"};
+  Targets targets = Targets::labels;
+  Parameter parameters[kMaxParameters] = {};
+  // With labels, 'mean' divides by the sum of the class weights of the rows that count instead of their number.
+  bool weighted_mean = false;
+  // A class weight multiplies the target's number for the class, of which the loss is linear, and the first parameter
+  // smooths the target; else it multiplies rows with that label.
+  bool weighs_mass = false;
+};
+
+// A tensor with classes: the view of its rows, and how far apart in memory a row's classes are.
+struct ClassView : View {
+  int64_t step = 0;
+};
+
+// One pass over all rows; the extent is that of the rows.
+struct Pass : Extent {
+  int64_t classes = 0;
+  ClassView operands[kMaxOperands], tangents[kMaxOperands];
+  View labels;                   // of every row, absent if the target is dense
+  const void* weight = nullptr;  // of every class, dense and of the type of the computation; null if all are 1
+  View row_weight, grad_output;  // of every row
+  View value;                    // outputs; the absent ones are not computed
+  ClassView gradients[kMaxOperands];
+  int64_t ignored = 0;  // rows with this label do not count
+  bool moving = false;  // along the tangents: derivatives instead of values, and second ones instead of gradients
+  double scale = 1;     // multiplies gradients
+  const double* parameters = nullptr;
+};
+
+// Rows in cache, as contiguous T: one whose classes lie one after another, or as many as a register has lanes, one in
+// each lane.
+template <class T>
+struct Tile {
+  // Element (class c, lane k) stands at data[c * pitch + k]; of a single row at data[c].
+  template <class U>
+  struct Block {
+    U* data = nullptr;  // absent if null
+    int64_t pitch = 0;
+    operator Block<const U>() const { return {data, pitch}; }
+  };
+
+  int64_t classes;
+  Block<const T> operands[kMaxOperands], tangents[kMaxOperands];
+  const T* weight;
+  // Of every lane: the label, within range; 0 where the row does not count, whose gradients are 0; and what multiplies
+  // the gradients of the others.
+  const int64_t* labels;
+  const T *counted, *factor;
+  Block<T> gradients[kMaxOperands];
+  T* value;  // of every lane
+  const double* parameters;
+};
+
+// Computes one tile.
+template <class T>
+using TileFunction = void (*)(const Tile<T>&);
+
+// The tile functions of one loss.
+template <class T>
+struct FunctionsOf {
+  // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
+  TileFunction<T> of[2][2][2] = {};
+};
+struct TileFunctions {
+  FunctionsOf<float> of_float;
+  FunctionsOf<double> of_double;
+};
+
+// Runs the blocks [begin, end) of a pass in float or double and puts each one's sum of weighted values into
+// sums[block].
+struct Engine {
+  void (*run_float)(const Pass&, const FunctionsOf<float>&, int64_t begin, int64_t end, double* sums);
+  void (*run_double)(const Pass&, const FunctionsOf<double>&, int64_t begin, int64_t end, double* sums);
+  int float_lanes, double_lanes;
+};
+
+}  // namespace fusedloss::rows

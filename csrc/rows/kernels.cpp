@@ -1,0 +1,342 @@
+// The rows' ops below autograd. On meta tensors (and the fake ones of torch.compile) checks and shapes are all.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/TypeProperties.h>
+#include <c10/core/SymIntArrayRef.h>
+#include <c10/util/SmallVector.h>
+
+#include "core/runs.h"
+#include "core/sum.h"
+#include "rows/op.h"
+#include "rows/tiles.h"
+#include "torch/allocate.h"
+#include "torch/checks.h"
+#include "torch/views.h"
+
+namespace fusedloss::rows {
+namespace {
+
+// ---- checks ---------------------------------------------------------------------------------------------------
+
+void check_devices(const Description& about, const Arguments& a) {
+  const at::Device device = a.operands[0].device();
+  TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu() || device.is_meta(), about.name, ": ", about.operands[0],
+                              " is on a device of type ", device.type(),
+                              ", for which this build of fusedloss has no kernels of this loss (it has: cpu). Move the "
+                              "tensors to the CPU.");
+  check_device(about.name, about.operands[1], a.operands[1], about.operands[0], a.operands[0]);
+  check_device(about.name, "weight", a.weight, about.operands[0], a.operands[0]);
+  check_device(about.name, "sample_weight", a.sample_weight, about.operands[0], a.operands[0]);
+}
+
+void check_types(const Description& about, const Arguments& a) {
+  for (int k = 0; k < kMaxOperands; ++k) check_real(about.name, about.operands[k], a.operands[k]);
+  TORCH_CHECK_TYPE(c10::isFloatingType(a.operands[0].scalar_type()), about.name, ": ", about.operands[0],
+                   " must be a floating-point tensor, got ", a.operands[0].scalar_type());
+  if (a.weight.defined()) check_real(about.name, "weight", a.weight);
+  if (a.sample_weight.defined()) check_real(about.name, "sample_weight", a.sample_weight);
+  check_result_type(about.name, a.dtype);
+}
+
+// Whether the target is a number for every class; it must fit the input in one of the two ways that the loss takes.
+bool is_dense(const Description& about, const Arguments& a, c10::SymIntArrayRef rows) {
+  const at::Tensor &input = a.operands[0], &target = a.operands[1];
+  if (takes_dense(about.targets) && target.sym_sizes() == input.sym_sizes()) return true;
+  TORCH_CHECK_VALUE(takes_labels(about.targets), about.name, ": ", about.operands[1], " must have the shape of ",
+                    about.operands[0], ", ", input.sym_sizes(), ", got ", target.sym_sizes());
+  TORCH_CHECK_VALUE(target.sym_sizes() == rows, about.name, ": ", about.operands[1], " must have the shape of ",
+                    about.operands[0], " without its axis of classes, ", rows,
+                    takes_dense(about.targets) ? ", or with it" : "", ", got ", target.sym_sizes());
+  TORCH_CHECK_TYPE(c10::isIntegralType(target.scalar_type(), /*includeBool=*/false), about.name, ": ",
+                   about.operands[1], " must hold the indices of classes, of an integer type, got ",
+                   target.scalar_type());
+  return false;
+}
+
+void check_weights(const Description& about, const Arguments& a, const Checked& known) {
+  if (a.weight.defined())
+    TORCH_CHECK_VALUE(a.weight.dim() == 1 && a.weight.sym_size(0) == known.classes, about.name,
+                      ": weight must have one number for each of the ", known.classes, " classes, got shape ",
+                      a.weight.sym_sizes());
+  if (a.sample_weight.defined())
+    check_fits(about.name, "sample_weight", a.sample_weight, known.rows, about.operands[0]);
+}
+
+at::ScalarType promoted(const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == b.scalar_type() || !c10::isFloatingType(b.scalar_type())) return a.scalar_type();
+  return at::native::result_type(
+      at::native::update_result_type_state(b, at::native::update_result_type_state(a, at::native::ResultTypeState())));
+}
+
+}  // namespace
+
+Checked check(const Description& about, const Arguments& a) {
+  check_types(about, a);
+  check_devices(about, a);
+  check_parameters(about.name, about.parameters, a.parameters);
+  TORCH_CHECK_VALUE(a.reduction != Reduction::rowmean, about.name, ": reduction number 4 is not one of this loss");
+  const at::Tensor& input = a.operands[0];
+  const int64_t dims = input.dim();
+  TORCH_CHECK_VALUE(dims > 0, about.name, ": ", about.operands[0], " must have an axis of classes, got a 0-d tensor");
+  TORCH_CHECK_INDEX(-dims <= a.axis && a.axis < dims, about.name, ": axis must be from ", -dims, " to ", dims - 1,
+                    " for ", about.operands[0], " of shape ", input.sym_sizes(), ", got ", a.axis);
+  Checked known;
+  known.axis = a.axis < 0 ? a.axis + dims : a.axis;
+  known.classes = input.sym_size(known.axis);
+  for (int64_t d = 0; d < dims; ++d)
+    if (d != known.axis) known.rows.push_back(input.sym_size(d));
+  known.dense = is_dense(about, a, known.rows);
+  check_weights(about, a, known);
+  const auto together = known.dense ? promoted(input, a.operands[1]) : input.scalar_type();
+  known.dtype = a.dtype.value_or(together);
+  known.compute = together == at::kDouble || known.dtype == at::kDouble ? at::kDouble : at::kFloat;
+  return known;
+}
+
+namespace kernels {
+namespace {
+
+// What a look at all labels before the pass tells.
+struct Count {
+  double weight = 0;  // of the rows that count: the row's own times that of its class
+  int64_t rows = 0;   // that count
+  bool in_range = true;
+};
+
+// The checked arguments of one call, and the pass that is being put together from them.
+class Call {
+ public:
+  Call(const Loss& loss, const Arguments& a) : loss_(loss), about_(*loss.about), a_(a), known_(check(about_, a)) {
+    for (int k = 0; k < kMaxOperands; ++k)
+      if (k == 0 || known_.dense) show_classes(a.operands[k], pass_.operands[k]);
+    if (!known_.dense) show(a.operands[1], pass_.labels);
+    show(a.sample_weight, pass_.row_weight);
+    pass_.parameters = a.parameters.data();
+    pass_.ignored = a.ignore_index;
+    if (!computes()) return;
+    pass_.classes = a.operands[0].size(known_.axis);
+    if (!a.weight.defined()) return;
+    weight_ = a.weight.to(known_.compute).contiguous();
+    pass_.weight = weight_.const_data_ptr();
+  }
+  Call(const Call&) = delete;  // shown_ points into it
+
+  bool reduces() const { return a_.reduction != Reduction::none; }
+  bool computes() const { return !a_.operands[0].is_meta(); }
+
+  void take_tangents(const Tensors& tangents) {
+    constexpr const char* kNames[kMaxOperands] = {"tangent0", "tangent1"};
+    pass_.moving = true;
+    for (int k = 0; k < kMaxOperands; ++k) {
+      if (!tangents[k].defined()) continue;
+      check_real(about_.name, kNames[k], tangents[k]);
+      check_device(about_.name, kNames[k], tangents[k], about_.operands[0], a_.operands[0]);
+      TORCH_CHECK_VALUE(tangents[k].sym_sizes() == a_.operands[0].sym_sizes() && (k == 0 || known_.dense), about_.name,
+                        ": ", kNames[k], " must have the shape of ", about_.operands[0], ", ",
+                        a_.operands[0].sym_sizes(), ", got ", tangents[k].sym_sizes());
+      show_classes(tangents[k], pass_.tangents[k]);
+    }
+  }
+  // A gradient of a reduced result is one number, that of an unreduced one a number for every row.
+  void take_grad_output(const at::Tensor& grad_output) {
+    check_real(about_.name, "grad_output", grad_output);
+    check_device(about_.name, "grad_output", grad_output, about_.operands[0], a_.operands[0]);
+    check_fits(about_.name, "grad_output", grad_output, reduces() ? c10::SymDimVector() : known_.rows,
+               about_.operands[0]);
+    if (!reduces())
+      show(grad_output, pass_.grad_output);
+    else if (computes())
+      pass_.scale *= grad_output.item().toDouble();
+  }
+  void make_value() {
+    value_ = empty_laid_out_like(a_.operands[0], reduces() ? c10::SymDimVector() : known_.rows, known_.dtype);
+    if (!reduces()) show(value_, pass_.value);
+  }
+  void make_gradients(const Mask& mask) {
+    for (int k = 0; k < kMaxOperands; ++k) {
+      const at::Tensor& x = a_.operands[k];
+      if (!mask[k]) continue;
+      TORCH_CHECK_TYPE(k == 0 || known_.dense, about_.name, ": labels have no gradient");
+      gradients_[k] = empty_laid_out_like(x, x.sym_sizes(), x.scalar_type());
+      show_classes(gradients_[k], pass_.gradients[k]);
+    }
+  }
+
+  void run() {
+    if (!computes()) return;
+    lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(known_.rows)), shown_);
+    pass_.across = -1;  // rows are walked in the order of the input's memory only
+    const double denominator = divide_by_count();
+    const double sum = run_blocks();
+    if (!value_.defined() || !reduces()) return;
+    fill(value_, denominator == 0 && a_.reduction == Reduction::mean_or_zero ? 0 : sum / denominator);
+  }
+
+  at::Tensor value() const { return value_; }
+  std::vector<at::Tensor> gradients() const {
+    std::vector<at::Tensor> made;
+    for (const at::Tensor& gradient : gradients_)
+      if (gradient.defined()) made.push_back(gradient);
+    return made;
+  }
+  Pair pair() const { return {given(0), given(1)}; }
+
+ private:
+  at::Tensor given(int k) const {
+    if (gradients_[k].defined()) return gradients_[k];
+    return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, known_.compute);
+  }
+  void show(const at::Tensor& tensor, View& view) {
+    if (tensor.defined()) shown_.push_back({&tensor, &view});
+  }
+  void show_classes(const at::Tensor& tensor, ClassView& view) {
+    if (computes()) view.step = tensor.stride(known_.axis);
+    shown_.push_back({&tensor, &view, known_.axis});
+  }
+
+  // ---- what counts ----
+
+  // Looks at what must be known before anything is written; returns by what the sum of the rows is divided.
+  double divide_by_count() {
+    Count all{double(pass_.count), pass_.count};
+    if (pass_.labels.data || (about_.weighted_mean && pass_.row_weight.data)) all = count();
+    if (!all.in_range) refuse_label();
+    double denominator = 1;
+    if (reduces() && a_.reduction != Reduction::sum) denominator = about_.weighted_mean ? all.weight : double(all.rows);
+    const bool nothing = denominator == 0 && a_.reduction == Reduction::mean_or_zero;
+    pass_.scale = nothing ? 0 : pass_.scale / denominator;
+    return denominator;
+  }
+
+  Count count() const {
+    constexpr int64_t kBlock = 1 << 12;
+    const int64_t blocks = (pass_.count + kBlock - 1) / kBlock;
+    std::vector<Count> counts(blocks);
+    at::parallel_for(0, blocks, /*grain_size=*/4, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) counts[block] = count(block * kBlock, kBlock);
+    });
+    Count all;
+    Sum<double> weight;
+    for (const Count& part : counts) {
+      weight.add(part.weight);
+      all.rows += part.rows;
+      all.in_range &= part.in_range;
+    }
+    all.weight = value_of(weight);
+    return all;
+  }
+  Count count(int64_t start, int64_t most) const {
+    constexpr int64_t kTogether = 256;
+    Count result;
+    Part part;
+    int64_t labels[kTogether] = {};
+    double weights[kTogether];
+    const int64_t end = std::min(start + most, pass_.count);
+    for (; start < end; start += kTogether) {
+      find_stretch(pass_, start, std::min(kTogether, end - start), part);
+      if (pass_.labels.data) load_part(pass_, pass_.labels, part, labels);
+      std::fill_n(weights, part.count, 1.0);
+      if (pass_.row_weight.data) load_part(pass_, pass_.row_weight, part, weights);
+      for (int64_t k = 0; k < part.count; ++k) {
+        if (pass_.labels.data && labels[k] == pass_.ignored) continue;
+        if (uint64_t(labels[k]) >= uint64_t(pass_.classes) && pass_.labels.data) {
+          result.in_range = false;
+          continue;
+        }
+        ++result.rows;
+        result.weight += weights[k] == 0 ? 0 : weights[k] * (pass_.labels.data ? class_weight(labels[k]) : 1);
+      }
+    }
+    return result;
+  }
+  double class_weight(int64_t label) const {
+    if (!pass_.weight) return 1;
+    if (known_.compute == at::kDouble) return static_cast<const double*>(pass_.weight)[label];
+    return static_cast<const float*>(pass_.weight)[label];
+  }
+
+  // Looks the label up again in the target's own order, to name it by its index.
+  [[noreturn]] void refuse_label() const {
+    const at::Tensor labels = a_.operands[1].to(at::kLong).contiguous();
+    const int64_t* data = labels.const_data_ptr<int64_t>();
+    int64_t first = 0;
+    while (data[first] == a_.ignore_index || (0 <= data[first] && data[first] < pass_.classes)) ++first;
+    TORCH_CHECK_INDEX(false, about_.name, ": every ", about_.operands[1], " must be the index of a class, from 0 to ",
+                      pass_.classes - 1, ", or ignore_index = ", a_.ignore_index, "; got ", data[first], " at index ",
+                      at::IntArrayRef(index_of(first, labels.sizes())));
+  }
+
+  // ---- the pass ----
+
+  double run_blocks() const {
+    const bool wide = known_.compute == at::kDouble;
+    const Engine& here = engine();
+    const Tiling tiling(pass_, wide ? here.double_lanes : here.float_lanes);
+    const int64_t blocks = pass_.count == 0 ? 0 : tiling.blocks();
+    std::vector<double> sums(blocks);
+    at::parallel_for(0, blocks, tiling.blocks_for_a_thread(), [&](int64_t begin, int64_t end) {
+      if (wide)
+        here.run_double(pass_, loss_.functions->of_double, begin, end, sums.data());
+      else
+        here.run_float(pass_, loss_.functions->of_float, begin, end, sums.data());
+    });
+    Sum<double> sum;
+    for (const double part : sums) sum.add(part);
+    return value_of(sum);
+  }
+
+  const Loss& loss_;
+  const Description& about_;
+  const Arguments& a_;
+  const Checked known_;
+  Pass pass_;
+  c10::SmallVector<Shown, 10> shown_;
+  at::Tensor weight_, value_;
+  Tensors gradients_;
+};
+
+}  // namespace
+
+at::Tensor value(const Loss& loss, const Arguments& a) {
+  Call call(loss, a);
+  call.make_value();
+  call.run();
+  return call.value();
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.make_value();
+  call.make_gradients(mask);
+  call.run();
+  return {call.value(), call.gradients()};
+}
+
+Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.make_gradients(mask);
+  call.run();
+  return call.pair();
+}
+
+at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
+  Call call(loss, a);
+  call.take_tangents(tangents);
+  call.make_value();
+  call.run();
+  return call.value();
+}
+
+Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.take_tangents(tangents);
+  call.make_gradients(mask);
+  call.run();
+  return call.pair();
+}
+
+}  // namespace kernels
+
+}  // namespace fusedloss::rows

@@ -1,0 +1,118 @@
+// cross_entropy: with x = input, or cap tanh(input / cap), p = softmax(x), q = (1 - s) target + s / C for smoothing s,
+// and w the class weights
+//   f = -sum_c w_c q_c log p_c + z log(sum_c e^x_c)^2
+//   df/dx_c = p_c (sum_k w_k q_k + 2 z log(sum_k e^x_k)) - w_c q_c;   df/dtarget_c = -(1 - s) w_c log p_c
+// A label y is the target that is 1 at y. A class with w_c q_c = 0 adds nothing, also where log p_c is -inf.
+// Source: torch.nn.functional.cross_entropy; z: de Brebisson & Vincent 2016, in PaLM; cap: Gemma 2.
+#pragma once
+#include "rows/softmax.h"
+
+namespace fusedloss::rows::inline FUSEDLOSS_SET {
+
+// `soft`: the target has mass at every class, and not only at a label.
+template <bool is_dense, bool soft, bool capped>
+struct CrossEntropyFormula {
+  static constexpr bool dense = is_dense;
+  static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, soft ? 3 : 1}};
+  Constant kept, spread, square, cap, inverse_cap;
+
+  CrossEntropyFormula(const double* parameters, int64_t classes)
+      : kept(1 - parameters[0]),
+        spread(parameters[0] / double(classes)),
+        square(parameters[1]),
+        cap(parameters[2]),
+        inverse_cap(1 / parameters[2]) {}
+
+  template <class V>
+  struct Row : RowStart<V> {
+    Softmax<V> softmax;
+    V mass, pull;  // sums of w q, and of w q (x - top)
+    V by_log_sum;  // df by the logarithm of the sum of exponentials
+    V log_total;   // that logarithm
+  };
+
+  template <int stage, class V, class At>
+  FUSEDLOSS_INLINE auto term(const Row<V>& row, const At& at) const {
+    const V x = logit(at.input());
+    if constexpr (stage == 0) {
+      return Terms<V, 1>{{x}};
+    } else if constexpr (soft) {
+      const V m = mass_at(V(), at);
+      return Terms<V, 3>{{row.softmax.share(x), m, times(m, x - row.softmax.top)}};
+    } else {
+      return Terms<V, 1>{{row.softmax.share(x)}};
+    }
+  }
+  template <int stage, class V>
+  FUSEDLOSS_INLINE void close(Row<V>& row, const Terms<V, stages[stage].terms>& terms) const {
+    if constexpr (stage == 0) {
+      row.softmax.top = terms.of[0];
+    } else {
+      row.softmax.close(terms.of[0]);
+      if constexpr (soft) {
+        row.mass = terms.of[1];
+        row.pull = terms.of[2];
+      } else {
+        row.mass = row.weight;
+        row.pull = row.weight * (logit(row.input) - row.softmax.top);
+      }
+      row.log_total = row.softmax.top + row.softmax.log_sum;
+      row.by_log_sum = row.mass + 2.0 * (square * row.log_total);
+    }
+  }
+  template <class V>
+  FUSEDLOSS_INLINE V value(const Row<V>& row) const {
+    const V plain = row.mass * row.softmax.log_sum - row.pull;
+    return double(square) == 0 ? plain : plain + square * (row.log_total * row.log_total);
+  }
+  template <class V, class At>
+  FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
+    const V x = logit(at.input());
+    V by_x = row.softmax.probability(x) * row.by_log_sum;
+    if constexpr (soft)
+      by_x = by_x - mass_at(V(), at);
+    else
+      by_x = select(at.is_label(), by_x - row.weight, by_x);
+    if constexpr (capped) by_x = by_x * (1.0 - (x * inverse_cap) * (x * inverse_cap));
+    if constexpr (dense)
+      return {by_x, -(kept * at.weight()) * row.softmax.log_probability(x)};
+    else
+      return {by_x, 0};
+  }
+
+ private:
+  template <class V>
+  FUSEDLOSS_INLINE V logit(V input) const {
+    if constexpr (capped)
+      return cap * tanh(input * inverse_cap);
+    else
+      return input;
+  }
+  template <class V, class At>
+  FUSEDLOSS_INLINE V mass_at(V, const At& at) const {
+    return at.weight() * (kept * at.target() + spread);
+  }
+};
+
+struct CrossEntropy {
+  static constexpr Description about{.name = "cross_entropy",
+                                     .targets = Targets::labels_or_dense,
+                                     .parameters = {{"label_smoothing", Domain::unit},
+                                                    {"z_loss", Domain::nonnegative},
+                                                    {"softcap", Domain::nonnegative}},
+                                     .weighted_mean = true,
+                                     .weighs_mass = true};
+
+  template <bool dense, class Use>
+  static void with_formula(const double* parameters, int64_t classes, Use use) {
+    const bool soft = dense || parameters[0] != 0, capped = parameters[2] != 0;
+    if constexpr (!dense) {
+      if (!soft && !capped) return use(CrossEntropyFormula<dense, false, false>(parameters, classes));
+      if (!soft) return use(CrossEntropyFormula<dense, false, true>(parameters, classes));
+    }
+    if (!capped) return use(CrossEntropyFormula<dense, true, false>(parameters, classes));
+    use(CrossEntropyFormula<dense, true, true>(parameters, classes));
+  }
+};
+
+}  // namespace fusedloss::rows::inline FUSEDLOSS_SET

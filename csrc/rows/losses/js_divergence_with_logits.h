@@ -1,0 +1,2 @@
+#pragma once
+#include "rows/losses/js_divergence.h"

@@ -1,0 +1,2 @@
+#pragma once
+#include "rows/losses/kl_divergence.h"
