@@ -1,16 +1,9 @@
-"""The losses as torch.nn modules: torch.nn's constructor arguments and state_dict keys where torch has the class.
+"""The pointwise losses as modules."""
 
-Each class calls the function of `fusedloss.functional` that its docstring names; formula, shapes and errors stand
-there. A setting outside its range is reported by the first call. A `weight` that changes from batch to batch goes to
-the function.
-"""
-
-from typing import ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusedloss import functional as F
-from fusedloss._reduction import legacy_reduction
+from fusedloss.modules._base import Loss, TorchLoss
 
 __all__ = [
     "BCELoss",
@@ -36,32 +29,7 @@ __all__ = [
 ]
 
 
-class _Loss(nn.Module):
-    """What every loss has: a reduction, and the settings that its repr shows."""
-
-    _settings: ClassVar[tuple[str, ...]] = ("reduction",)
-
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__()
-        self.reduction = reduction
-
-    def extra_repr(self) -> str:
-        shown = (name for name in self._settings if name not in self._buffers)
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
-
-
-class _TorchLoss(_Loss):
-    """A loss that takes torch's deprecated spelling of the reduction too."""
-
-    def __init__(
-        self, size_average: bool | str | None = None, reduce: bool | None = None, reduction: str = "mean"
-    ) -> None:
-        if size_average is not None or reduce is not None:
-            reduction = legacy_reduction(size_average, reduce)
-        super().__init__(reduction)
-
-
-class MSELoss(_TorchLoss):
+class MSELoss(TorchLoss):
     """Squared error, `functional.mse_loss`.
 
     Args:
@@ -79,7 +47,7 @@ class MSELoss(_TorchLoss):
         return F.mse_loss(input, target, reduction=self.reduction)
 
 
-class L1Loss(_TorchLoss):
+class L1Loss(TorchLoss):
     """Absolute error, `functional.l1_loss`.
 
     Args:
@@ -97,7 +65,7 @@ class L1Loss(_TorchLoss):
         return F.l1_loss(input, target, reduction=self.reduction)
 
 
-class HuberLoss(_Loss):
+class HuberLoss(Loss):
     """Squared error near zero, absolute error beyond `delta`, `functional.huber_loss`.
 
     Args:
@@ -123,7 +91,7 @@ class HuberLoss(_Loss):
         return F.huber_loss(input, target, self.reduction, self.delta)
 
 
-class SmoothL1Loss(_TorchLoss):
+class SmoothL1Loss(TorchLoss):
     """Absolute error with its corner rounded off, `functional.smooth_l1_loss`.
 
     Args:
@@ -154,7 +122,7 @@ class SmoothL1Loss(_TorchLoss):
         return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
 
 
-class LogCoshLoss(_Loss):
+class LogCoshLoss(Loss):
     """A Huber-like loss without a seam, `functional.log_cosh_loss`.
 
     Args:
@@ -171,7 +139,7 @@ class LogCoshLoss(_Loss):
         return F.log_cosh_loss(input, target, self.reduction)
 
 
-class QuantileLoss(_Loss):
+class QuantileLoss(Loss):
     """Quantile (pinball) loss, `functional.quantile_loss`.
 
     Args:
@@ -200,7 +168,7 @@ class QuantileLoss(_Loss):
         return F.quantile_loss(input, target, self.q, self.reduction)
 
 
-class MeanSquaredLogErrorLoss(_Loss):
+class MeanSquaredLogErrorLoss(Loss):
     """Squared error of logarithms, `functional.mean_squared_log_error`.
 
     Args:
@@ -217,7 +185,7 @@ class MeanSquaredLogErrorLoss(_Loss):
         return F.mean_squared_log_error(input, target, self.reduction)
 
 
-class MeanAbsolutePercentageErrorLoss(_Loss):
+class MeanAbsolutePercentageErrorLoss(Loss):
     """Absolute error in percent of the true value, `functional.mean_absolute_percentage_error`.
 
     Args:
@@ -234,7 +202,7 @@ class MeanAbsolutePercentageErrorLoss(_Loss):
         return F.mean_absolute_percentage_error(input, target, self.reduction)
 
 
-class PoissonNLLLoss(_TorchLoss):
+class PoissonNLLLoss(TorchLoss):
     """Negative log-likelihood of counts under a Poisson distribution, `functional.poisson_nll_loss`.
 
     Args:
@@ -271,7 +239,7 @@ class PoissonNLLLoss(_TorchLoss):
         return F.poisson_nll_loss(log_input, target, self.log_input, self.full, eps=self.eps, reduction=self.reduction)
 
 
-class GaussianNLLLoss(_Loss):
+class GaussianNLLLoss(Loss):
     """Negative log-likelihood under a normal distribution of predicted variance, `functional.gaussian_nll_loss`.
 
     Args:
@@ -297,7 +265,7 @@ class GaussianNLLLoss(_Loss):
         return F.gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)
 
 
-class BCELoss(_TorchLoss):
+class BCELoss(TorchLoss):
     """Cross-entropy of yes-or-no targets against probabilities, `functional.binary_cross_entropy`.
 
     Args:
@@ -328,7 +296,7 @@ class BCELoss(_TorchLoss):
         return F.binary_cross_entropy(input, target, self.weight, reduction=self.reduction)
 
 
-class BCEWithLogitsLoss(_TorchLoss):
+class BCEWithLogitsLoss(TorchLoss):
     """Cross-entropy of yes-or-no targets against logits, `functional.binary_cross_entropy_with_logits`.
 
     Args:
@@ -374,7 +342,7 @@ class BCEWithLogitsLoss(_TorchLoss):
         )
 
 
-class SigmoidFocalLoss(_Loss):
+class SigmoidFocalLoss(Loss):
     """Binary cross-entropy from logits that fades out for easy elements, `functional.sigmoid_focal_loss`.
 
     Args:
@@ -400,7 +368,7 @@ class SigmoidFocalLoss(_Loss):
         return F.sigmoid_focal_loss(input, target, self.alpha, self.gamma, self.reduction)
 
 
-class HingeLoss(_Loss):
+class HingeLoss(Loss):
     """The support vector machine's loss, `functional.hinge_loss`.
 
     Args:
@@ -442,7 +410,7 @@ class SquaredHingeLoss(HingeLoss):
         return F.squared_hinge_loss(input, target, self.target_01, self.reduction)
 
 
-class SoftMarginLoss(_TorchLoss):
+class SoftMarginLoss(TorchLoss):
     """The logistic loss for targets -1 and 1, `functional.soft_margin_loss`.
 
     Args:
@@ -460,7 +428,7 @@ class SoftMarginLoss(_TorchLoss):
         return F.soft_margin_loss(input, target, reduction=self.reduction)
 
 
-class HingeEmbeddingLoss(_TorchLoss):
+class HingeEmbeddingLoss(TorchLoss):
     """Draws alike pairs together and drives different ones apart, `functional.hinge_embedding_loss`.
 
     Args:
@@ -491,7 +459,7 @@ class HingeEmbeddingLoss(_TorchLoss):
         return F.hinge_embedding_loss(input, target, self.margin, reduction=self.reduction)
 
 
-class MarginRankingLoss(_TorchLoss):
+class MarginRankingLoss(TorchLoss):
     """Orders pairs of scores, `functional.margin_ranking_loss`.
 
     Args:
@@ -522,7 +490,7 @@ class MarginRankingLoss(_TorchLoss):
         return F.margin_ranking_loss(input1, input2, target, self.margin, reduction=self.reduction)
 
 
-class KLDivLoss(_TorchLoss):
+class KLDivLoss(TorchLoss):
     """Kullback-Leibler divergence, `functional.kl_div`.
 
     Args:
@@ -553,7 +521,7 @@ class KLDivLoss(_TorchLoss):
         return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
 
 
-class GaussianKLLoss(_Loss):
+class GaussianKLLoss(Loss):
     """Divergence of a diagonal normal distribution from the standard one, `functional.gaussian_kl`.
 
     Args:

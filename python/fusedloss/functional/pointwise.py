@@ -1,4 +1,4 @@
-"""The losses as functions, with torch.nn.functional's names, argument order and defaults where torch has the loss.
+"""The pointwise losses: one element of `input` and of `target` in, one value out.
 
 What holds for every function here, so that its docstring need not repeat it:
 

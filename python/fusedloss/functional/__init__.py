@@ -1,0 +1,10 @@
+"""The losses as functions, with torch.nn.functional's names, argument order and defaults where torch has the loss.
+
+One module a family; what holds for all losses of a family stands at the top of its module.
+"""
+
+from fusedloss.functional import pointwise
+from fusedloss.functional.pointwise import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += pointwise.__all__

@@ -1,0 +1,12 @@
+"""The losses as torch.nn modules: torch.nn's constructor arguments and state_dict keys where torch has the class.
+
+Each class calls the function of `fusedloss.functional` that its docstring names; formula, shapes and errors stand
+there. A setting outside its range is reported by the first call. A `weight` that changes from batch to batch goes to
+the function.
+"""
+
+from fusedloss.modules import pointwise
+from fusedloss.modules.pointwise import *  # noqa: F403
+
+__all__: list[str] = []
+__all__ += pointwise.__all__
