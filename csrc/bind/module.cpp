@@ -160,6 +160,7 @@ PyObject* call_pointwise(PyObject* self, PyObject* const* arguments, Py_ssize_t 
 }
 
 // NAME(input, target, weight, sample_weight, parameters, axis, ignore_index, reduction)
+template <auto function>
 PyObject* call_rows(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return answer([&] {
     const auto& loss = loss_of<rows::Loss>(self);
@@ -178,7 +179,7 @@ PyObject* call_rows(PyObject* self, PyObject* const* arguments, Py_ssize_t count
         reduction_from(name, arguments[7], {Reduction::batchmean, Reduction::mean_or_zero}),
         {}};
     const py::gil_scoped_release release;
-    return rows::call_value(loss, a);
+    return function(loss, a);
   });
 }
 
@@ -192,6 +193,19 @@ void bind_losses(py::module_& module, const Losses& losses, decltype(call_pointw
     const py::capsule self(&losses[k]);
     module.attr(name) = py::reinterpret_steal<py::object>(
         PyCFunction_NewEx(&methods[k], self.ptr(), py::str("fusedloss._C").release().ptr()));
+  }
+}
+
+// cross_entropy_inplace: cross_entropy, whose backward pass overwrites the input with its gradient.
+void bind_in_place(py::module_& module) {
+  static PyMethodDef method{"cross_entropy_inplace",
+                            reinterpret_cast<PyCFunction>(
+                                reinterpret_cast<void (*)()>(&call_rows<rows::autograd::value_with_in_place_backward>)),
+                            METH_FASTCALL, nullptr};
+  for (const rows::Loss& loss : rows::losses()) {
+    if (loss.about->name != std::string_view("cross_entropy")) continue;
+    const py::capsule self(&loss);
+    module.attr(method.ml_name) = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&method, self.ptr(), nullptr));
   }
 }
 
@@ -233,7 +247,8 @@ py::list describe_all(const Losses& losses) {
 PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   using namespace fusedloss;
   bind_losses(module, pointwise::losses(), call_pointwise);
-  bind_losses(module, rows::losses(), call_rows);
+  bind_losses(module, rows::losses(), call_rows<rows::call_value>);
+  bind_in_place(module);
   module.def("losses", [] { return describe_all(pointwise::losses()); });
   module.def("row_losses", [] { return describe_all(rows::losses()); });
   module.def("build_info", [] {

@@ -59,6 +59,10 @@ FUSEDLOSS_INLINE Dual<V> abs(Dual<V> x) {
   return {abs(x.value), x.dot * sign(x.value)};
 }
 template <class V>
+FUSEDLOSS_INLINE Dual<V> minus_abs(Dual<V> x) {
+  return {minus_abs(x.value), select(x.value < V(0), x.dot, -x.dot)};
+}
+template <class V>
 FUSEDLOSS_INLINE Dual<V> sign(Dual<V> x) {
   return {sign(x.value), V(0)};
 }

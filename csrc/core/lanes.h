@@ -34,9 +34,9 @@ struct Lanes {
     friend Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
     friend Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
     friend Mask operator!(Mask a) { return {~a.bits}; }
-    bool any() const {
+    friend bool any(Mask mask) {
       typename BitsOf<T>::type found = 0;
-      for (int lane = 0; lane < size; ++lane) found |= bits[lane];
+      for (int lane = 0; lane < size; ++lane) found |= mask.bits[lane];
       return found != 0;
     }
   };

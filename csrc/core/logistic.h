@@ -14,7 +14,7 @@ struct Logistic {
   V larger, smaller;               // sigmoid(|x|) and sigmoid(-|x|)
 
   FUSEDLOSS_INLINE explicit Logistic(V x) : negative(x < V(0)) {
-    const V minus_magnitude = select(negative, x, -x);
+    const V minus_magnitude = minus_abs(x);
     magnitude = -minus_magnitude;
     small = exp_bounded(minus_magnitude);
     log1p_small = log1p_unit(small, reciprocal_bounded(2.0 + small));

@@ -82,6 +82,13 @@ FUSEDLOSS_INLINE Lanes<T, B> abs(Lanes<T, B> x) {
   return V::from_bits(x.bits() & ~V(-0.0).bits());
 }
 
+// -|x|; its derivative at 0 is taken as -1.
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> minus_abs(Lanes<T, B> x) {
+  using V = Lanes<T, B>;
+  return V::from_bits(x.bits() | V(-0.0).bits());
+}
+
 // -1, 0 or 1; NaN stays NaN.
 template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> sign(Lanes<T, B> x) {
@@ -140,7 +147,7 @@ FUSEDLOSS_INLINE Lanes<T, B> exp_bounded(Lanes<T, B> x) {
   using C = MathConstants<T>;
   const ExponentSplit<V> split(max(x, C::kExpLowest));
   const V r = split.remainder;
-  return scaled(V(1) + (r + r * r * polynomial<C::kExp>(r)), split);
+  return scaled(V(1) + r * (V(1) + r * polynomial<C::kExp>(r)), split);
 }
 
 template <class T, int B>

@@ -16,6 +16,7 @@ struct Single {
     FUSEDLOSS_INLINE friend Mask operator&(Mask a, Mask b) { return {a.holds && b.holds}; }
     FUSEDLOSS_INLINE friend Mask operator|(Mask a, Mask b) { return {a.holds || b.holds}; }
     FUSEDLOSS_INLINE friend Mask operator!(Mask a) { return {!a.holds}; }
+    FUSEDLOSS_INLINE friend bool any(Mask a) { return a.holds; }
   };
 
   T raw;
@@ -45,6 +46,7 @@ struct Single {
   FUSEDLOSS_INLINE friend Single min(Single a, T b) { return b < a.raw ? of(b) : a; }
   FUSEDLOSS_INLINE friend Single max_straight_through(Single x, T bound) { return max(x, bound); }
   FUSEDLOSS_INLINE friend Single abs(Single x) { return of(std::fabs(x.raw)); }
+  FUSEDLOSS_INLINE friend Single minus_abs(Single x) { return of(-std::fabs(x.raw)); }
   FUSEDLOSS_INLINE friend Single sign(Single x) { return x.raw > 0 ? of(1) : x.raw < 0 ? of(-1) : x; }
   FUSEDLOSS_INLINE friend Single exp(Single x) { return of(std::exp(x.raw)); }
   FUSEDLOSS_INLINE friend Single exp_bounded(Single x) { return exp(x); }

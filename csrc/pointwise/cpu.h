@@ -53,8 +53,9 @@ double sum_of_lanes(const Sum<Lanes<T>>& lanes) {
 // Computes all elements by one and the same code, so that an element's bits do not depend on its place: where the last
 // register would reach past the end it starts earlier, and does some elements again. Before the first element there
 // must be room for that.
+// The tile is a copy: of one that others see the compiler would read every pointer again after each store.
 template <class T, int N, Mode mode, class Formula>
-double run_registers(Formula formula, const Tile<T>& tile) {
+double run_registers(Formula formula, const Tile<T> tile) {
   using V = Lanes<T>;
   constexpr int kTogether = 4;  // registers added plainly before the sum takes them
   Sum<V> sum;

@@ -113,7 +113,7 @@ bool none_is(const T* x, int64_t count, Outside outside) {
   for (; i + V::size <= count; i += V::size) found = found | outside(V::load(x + i));
   V rest = x[0];
   std::memcpy(&rest.raw, x + i, (count - i) * sizeof(T));
-  return !(found | outside(rest)).any();
+  return !any(found | outside(rest));
 }
 
 // NaN is in every domain: it goes on to the result.

@@ -33,6 +33,31 @@ struct Family {
   }
 };
 
+// ---- a backward pass in place ------------------------------------------------------------------------------------
+
+// The gradient of the input takes the input's own memory. Whoever saved the input sees by its version that it changed,
+// this node included: there is no second pass through it.
+class InPlaceBackward final : public differentiable::LossNode<Family> {
+ public:
+  InPlaceBackward(const Loss& loss, const Arguments& a) : LossNode(loss, a, "_in_place_backward") {}
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    torch::autograd::variable_list results(kOperands);
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), name(), ": inplace_backward has no second derivative");
+    const Mask mask = needed(0);
+    if (!grads[0].defined() || !differentiable::any(mask)) return results;
+    const Arguments a = arguments_.unpack();
+    if (mask[1]) results[1] = call_backward(loss_, grads[0], {false, true}, a)[1];
+    if (mask[0]) {
+      results[0] = a.operands[0].detach();
+      kernels::backward_into(loss_, grads[0], a, results[0]);
+      results[0].unsafeGetTensorImpl()->bump_version();
+    }
+    return results;
+  }
+};
+
 // ---- weights that need a derivative themselves --------------------------------------------------------------------
 //
 // They multiply the unreduced loss, or the mass of its target, by torch's own ops. That is rare, and then every order
@@ -125,6 +150,25 @@ void refuse_active(const Loss& loss, const Arguments& a) {
 at::Tensor value(const Loss& loss, const Arguments& a) {
   if (active(a)) return Weighted(loss, a).value();
   return differentiable::value<Family>(loss, a);
+}
+
+at::Tensor value_with_in_place_backward(const Loss& loss, const Arguments& a) {
+  const at::Tensor& input = a.operands[0];
+  if (active(a) || !differentiable::requires_grad(input) || !differentiable::is_plain(input) ||
+      differentiable::any_defined(differentiable::tangents_of(a.operands)))
+    return call_value(loss, a);
+  TORCH_CHECK_VALUE(input.is_non_overlapping_and_dense(), loss.about->name,
+                    ": inplace_backward needs an input that fills its memory without gaps, got strides ",
+                    input.strides(), " for shape ", input.sizes());
+  const auto node = c10::make_intrusive<InPlaceBackward>(loss, a);
+  node->set_next_edges(differentiable::edges_to(a.operands));
+  at::Tensor result;
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    result = call_value(loss, a);
+  }
+  torch::autograd::set_history(result, node);
+  return result;
 }
 
 Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {

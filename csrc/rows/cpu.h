@@ -35,6 +35,11 @@ struct Place {
   FUSEDLOSS_INLINE V tangent(int k) const {
     return tile.tangents[k].data ? load(tile.tangents[k].data, tile.tangents[k].pitch) : V(0);
   }
+  // A class of the row in every lane, wherever this place is.
+  FUSEDLOSS_INLINE V everywhere(const typename Tile<T>::template Block<const T>& block, int64_t c) const {
+    if constexpr (across) return V::load(block.data + c * block.pitch);
+    return double(block.data[c]);
+  }
   FUSEDLOSS_INLINE V weight() const {
     if (!tile.weight) return 1;
     if constexpr (across) return double(tile.weight[first]);
@@ -68,7 +73,23 @@ struct ClassAt {
   }
   FUSEDLOSS_INLINE auto is_label() const { return place.is_label(); }
 
+  template <class Use>
+  FUSEDLOSS_INLINE void each_class(bool with_target, Use use) const {
+    for (int64_t c = 0; c < place.tile.classes; ++c) {
+      const auto absent = place.everywhere(place.tile.operands[1], c) == 0.0;
+      const auto holds = with_target ? !absent : absent;
+      if (any(holds)) use(operand_of(c), holds);
+    }
+  }
+
  private:
+  FUSEDLOSS_INLINE V operand_of(int64_t c) const {
+    const auto value = place.everywhere(place.tile.operands[0], c);
+    if constexpr (is_dual<V>)
+      return {value, place.tile.tangents[0].data ? place.everywhere(place.tile.tangents[0], c) : decltype(value)(0)};
+    else
+      return value;
+  }
   FUSEDLOSS_INLINE V operand(int k) const {
     if constexpr (is_dual<V>)
       return {place.operand(k), place.tangent(k)};

@@ -14,8 +14,11 @@ enum class Targets {
   labels,           // integers, one for a row: the class that is right
   dense,            // a number for every class
   labels_or_dense,  //
+  lists,            // integers, as many as classes: those that are right, ended by -1; kernels get 0 or 1 for a class
 };
-constexpr bool takes_labels(Targets targets) { return targets != Targets::dense; }
+constexpr bool takes_labels(Targets targets) {
+  return targets == Targets::labels || targets == Targets::labels_or_dense;
+}
 constexpr bool takes_dense(Targets targets) { return targets != Targets::labels; }
 
 // What a loss says about itself, apart from its formula.

@@ -2,6 +2,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/TypeProperties.h>
+#include <ATen/ops/movedim.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
@@ -41,6 +43,10 @@ void check_types(const Description& about, const Arguments& a) {
 // Whether the target is a number for every class; it must fit the input in one of the two ways that the loss takes.
 bool is_dense(const Description& about, const Arguments& a, c10::SymIntArrayRef rows) {
   const at::Tensor &input = a.operands[0], &target = a.operands[1];
+  if (about.targets == Targets::lists)
+    TORCH_CHECK_TYPE(c10::isIntegralType(target.scalar_type(), /*includeBool=*/false), about.name, ": ",
+                     about.operands[1], " must hold the indices of classes, of an integer type, got ",
+                     target.scalar_type());
   if (takes_dense(about.targets) && target.sym_sizes() == input.sym_sizes()) return true;
   TORCH_CHECK_VALUE(takes_labels(about.targets), about.name, ": ", about.operands[1], " must have the shape of ",
                     about.operands[0], ", ", input.sym_sizes(), ", got ", target.sym_sizes());
@@ -107,9 +113,13 @@ struct Count {
 class Call {
  public:
   Call(const Loss& loss, const Arguments& a) : loss_(loss), about_(*loss.about), a_(a), known_(check(about_, a)) {
-    for (int k = 0; k < kMaxOperands; ++k)
-      if (k == 0 || known_.dense) show_classes(a.operands[k], pass_.operands[k]);
-    if (!known_.dense) show(a.operands[1], pass_.labels);
+    show_classes(a.operands[0], pass_.operands[0]);
+    if (about_.targets == Targets::lists)
+      show_classes(members_ = computes() ? members() : a.operands[1], pass_.operands[1]);
+    else if (known_.dense)
+      show_classes(a.operands[1], pass_.operands[1]);
+    else
+      show(a.operands[1], pass_.labels);
     show(a.sample_weight, pass_.row_weight);
     pass_.parameters = a.parameters.data();
     pass_.ignored = a.ignore_index;
@@ -156,10 +166,14 @@ class Call {
     for (int k = 0; k < kMaxOperands; ++k) {
       const at::Tensor& x = a_.operands[k];
       if (!mask[k]) continue;
-      TORCH_CHECK_TYPE(k == 0 || known_.dense, about_.name, ": labels have no gradient");
-      gradients_[k] = empty_laid_out_like(x, x.sym_sizes(), x.scalar_type());
-      show_classes(gradients_[k], pass_.gradients[k]);
+      TORCH_CHECK_TYPE(k == 0 || (known_.dense && about_.targets != Targets::lists), about_.name,
+                       ": labels have no gradient");
+      take_gradient(k, empty_laid_out_like(x, x.sym_sizes(), x.scalar_type()));
     }
+  }
+  void take_gradient(int k, const at::Tensor& gradient) {
+    gradients_[k] = gradient;
+    show_classes(gradients_[k], pass_.gradients[k]);
   }
 
   void run() {
@@ -192,6 +206,29 @@ class Call {
   void show_classes(const at::Tensor& tensor, ClassView& view) {
     if (computes()) view.step = tensor.stride(known_.axis);
     shown_.push_back({&tensor, &view, known_.axis});
+  }
+
+  // For every class whether it is in the row's list: 1 or 0.
+  at::Tensor members() const {
+    const at::Tensor lists = a_.operands[1].to(at::kLong).movedim(known_.axis, -1).contiguous();
+    at::Tensor result = at::zeros(lists.sizes(), lists.options().dtype(known_.compute));
+    const int64_t* list = lists.const_data_ptr<int64_t>();
+    const int64_t classes = lists.size(-1);
+    for (int64_t row = 0; row < lists.numel(); row += classes)
+      for (int64_t k = row; k < row + classes && list[k] != -1; ++k) {
+        TORCH_CHECK_INDEX(0 <= list[k] && list[k] < classes, about_.name, ": every ", about_.operands[1],
+                          " must be the index of a class, from 0 to ", classes - 1,
+                          ", or the end of the list, -1; got ", list[k], " in row ", row / classes, " at place ",
+                          k - row);
+        mark(result, row + list[k]);
+      }
+    return result.movedim(-1, known_.axis);
+  }
+  static void mark(at::Tensor& members, int64_t element) {
+    if (members.scalar_type() == at::kDouble)
+      members.mutable_data_ptr<double>()[element] = 1;
+    else
+      members.mutable_data_ptr<float>()[element] = 1;
   }
 
   // ---- what counts ----
@@ -291,7 +328,7 @@ class Call {
   const Checked known_;
   Pass pass_;
   c10::SmallVector<Shown, 10> shown_;
-  at::Tensor weight_, value_;
+  at::Tensor weight_, members_, value_;
   Tensors gradients_;
 };
 
@@ -318,6 +355,13 @@ Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const 
   call.make_gradients(mask);
   call.run();
   return call.pair();
+}
+
+void backward_into(const Loss& loss, const at::Tensor& grad_output, const Arguments& a, const at::Tensor& gradient) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.take_gradient(0, gradient);
+  call.run();
 }
 
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {

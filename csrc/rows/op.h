@@ -68,11 +68,16 @@ Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const 
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
 Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
          const Arguments& arguments);
+// The gradient of the input, into memory of its shape and type, which may be the input's own.
+void backward_into(const Loss& loss, const at::Tensor& grad_output, const Arguments& arguments,
+                   const at::Tensor& gradient);
 }  // namespace kernels
 
 // What they do at the autograd key: record, and call the ones below.
 namespace autograd {
 at::Tensor value(const Loss& loss, const Arguments& arguments);
+// The same, but the backward pass overwrites the input with its gradient.
+at::Tensor value_with_in_place_backward(const Loss& loss, const Arguments& arguments);
 Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
 Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,

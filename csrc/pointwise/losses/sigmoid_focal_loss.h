@@ -30,24 +30,25 @@ struct SigmoidFocalFormula {
     const V a = base + tilt * target;
     const Focus<V> focus = focus_on(wrong, x);
     const V aq = a * focus.outer;
-    const V by_input = aq * (focus.by_logit * (x.other - x.own) * bce + focus.inner * x.excess());
+    const V by_input = aq * (focus.half_by_logit * (4.0 * x.other - 2.0) * bce + focus.inner * (x.other - x.smaller));
     const V by_target = focus.outer * (focus.inner * (tilt * bce - a * input) +
                                        a * focus.by_wrong * x.turned(x.smaller - x.larger) * bce);
     return {aq * (focus.inner * bce), {x.turned(by_input), by_target}};
   }
 
  private:
-  // q^gamma = outer inner; its derivative with respect to q is outer by_wrong, and that times p (1 - p) outer by_logit.
+  // q^gamma = outer inner; its derivative with respect to q is outer by_wrong, and half of that times p (1 - p) is
+  // outer half_by_logit. (The other half is in 4 other - 2 = 2 (other - own).)
   template <class V>
   struct Focus {
-    V outer, inner, by_wrong, by_logit;
+    V outer, inner, by_wrong, half_by_logit;
   };
 
   template <class V>
   FUSEDLOSS_INLINE Focus<V> focus_on(V wrong, const LabelledLogit<V>& x) const {
     if constexpr (gamma_is_2) {
       const V q = wrong * x.larger;
-      return {q, q, 2, 2.0 * (x.larger * x.smaller)};
+      return {q, q, 2, x.larger * x.smaller};
     } else {
       return focus_by_logarithm(wrong, x);
     }
@@ -63,7 +64,7 @@ struct SigmoidFocalFormula {
     const V relative = select(sure, 1.0 - change, x.small / wrong) * x.larger;  // p (1 - p) / q
     const V value = exp(gamma * log_q);
     // Where q is not even the smallest number, q^gamma decides.
-    return {1, value, gamma * value / max(wrong * x.larger, kTiny), gamma * value * relative};
+    return {1, value, gamma * value / max(wrong * x.larger, kTiny), 0.5 * (gamma * value * relative)};
   }
 };
 
