@@ -14,6 +14,13 @@ class _Loss(TypedDict):
     shapes: str
     weighted_mean: bool
 
+class _RowLoss(TypedDict):
+    name: str
+    labels: bool
+    dense: bool
+    parameters: list[_Parameter]
+    weighted_mean: bool
+
 class _BuildInfo(TypedDict):
     torch: str
     compiler: str
@@ -22,6 +29,7 @@ class _BuildInfo(TypedDict):
     cuda_architectures: str
 
 def losses() -> list[_Loss]: ...
+def row_losses() -> list[_RowLoss]: ...
 def build_info() -> _BuildInfo: ...
 def mse_loss(
     input: Tensor,
@@ -200,6 +208,149 @@ def gaussian_kl(
     extra: Tensor | None,
     weight: Tensor | None,
     parameters: tuple[float, ...],
+    reduction: str,
+    /,
+) -> Tensor: ...
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def cross_entropy_inplace(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def categorical_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def categorical_hinge_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def multilabel_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def multilabel_soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def kl_divergence(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def kl_divergence_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def js_divergence(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+    /,
+) -> Tensor: ...
+def js_divergence_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
     reduction: str,
     /,
 ) -> Tensor: ...

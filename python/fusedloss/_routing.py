@@ -15,8 +15,9 @@ from torch import Tensor
 from fusedloss import _C
 
 _Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], str], Tensor]
+_RowsLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], int, int, str], Tensor]
 
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4}
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "mean_or_zero": 5}
 
 
 def _route(name: str) -> _Loss:
@@ -33,13 +34,41 @@ def _route(name: str) -> _Loss:
         reduction: str,
     ) -> Tensor:
         if is_compiling():
-            if reduction not in _REDUCTIONS:
-                raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-            result: Tensor = traced(input, target, extra, weight, parameters, _REDUCTIONS[reduction])
+            result: Tensor = traced(input, target, extra, weight, parameters, _number(name, reduction))
             return result
         return direct(input, target, extra, weight, parameters, reduction)
 
     return loss
+
+
+def _route_rows(name: str) -> _RowsLoss:
+    direct: _RowsLoss = getattr(_C, name)
+    traced = getattr(torch.ops.fusedloss, name).default
+    is_compiling = torch.compiler.is_compiling
+
+    def loss(
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        parameters: tuple[float, ...],
+        axis: int,
+        ignore_index: int,
+        reduction: str,
+    ) -> Tensor:
+        if is_compiling():
+            number = _number(name, reduction)
+            result: Tensor = traced(input, target, weight, sample_weight, parameters, axis, ignore_index, number)
+            return result
+        return direct(input, target, weight, sample_weight, parameters, axis, ignore_index, reduction)
+
+    return loss
+
+
+def _number(name: str, reduction: str) -> int:
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    return _REDUCTIONS[reduction]
 
 
 mse_loss = _route("mse_loss")
@@ -62,3 +91,31 @@ hinge_embedding_loss = _route("hinge_embedding_loss")
 margin_ranking_loss = _route("margin_ranking_loss")
 kl_div = _route("kl_div")
 gaussian_kl = _route("gaussian_kl")
+
+cross_entropy = _route_rows("cross_entropy")
+nll_loss = _route_rows("nll_loss")
+categorical_cross_entropy = _route_rows("categorical_cross_entropy")
+softmax_focal_loss = _route_rows("softmax_focal_loss")
+categorical_hinge_loss = _route_rows("categorical_hinge_loss")
+multi_margin_loss = _route_rows("multi_margin_loss")
+multilabel_margin_loss = _route_rows("multilabel_margin_loss")
+multilabel_soft_margin_loss = _route_rows("multilabel_soft_margin_loss")
+kl_divergence = _route_rows("kl_divergence")
+kl_divergence_with_logits = _route_rows("kl_divergence_with_logits")
+js_divergence = _route_rows("js_divergence")
+js_divergence_with_logits = _route_rows("js_divergence_with_logits")
+
+
+def cross_entropy_inplace(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    parameters: tuple[float, ...],
+    axis: int,
+    ignore_index: int,
+    reduction: str,
+) -> Tensor:
+    """cross_entropy whose backward pass overwrites input with its gradient; what is traced is the plain one."""
+    arguments = input, target, weight, sample_weight, parameters, axis, ignore_index, reduction
+    return cross_entropy(*arguments) if torch.compiler.is_compiling() else _C.cross_entropy_inplace(*arguments)

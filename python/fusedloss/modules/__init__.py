@@ -5,8 +5,10 @@ there. A setting outside its range is reported by the first call. A `weight` tha
 the function.
 """
 
-from fusedloss.modules import pointwise
+from fusedloss.modules import pointwise, rows
 from fusedloss.modules.pointwise import *  # noqa: F403
+from fusedloss.modules.rows import *  # noqa: F403
 
 __all__: list[str] = []
 __all__ += pointwise.__all__
+__all__ += rows.__all__
