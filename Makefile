@@ -49,8 +49,9 @@ $(VENV)/.built: $(VENV)/.set-up $(SOURCES)
 build: $(VENV)/.built
 
 demo: build
-	@echo "== Training on scikit-learn's data with fusedloss and with torch (under three minutes)"
+	@echo "== Training on scikit-learn's data with fusedloss and with torch (under four minutes)"
 	$(BIN)/python examples/train_tabular.py
+	$(BIN)/python examples/train_images.py
 
 test: build
 	@echo "== Running all tests (some minutes)"

@@ -12,7 +12,6 @@ from tabular_tasks import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BATCH_SIZE = 64
-HIDDEN = 32
 
 
 @dataclass
@@ -45,12 +44,9 @@ class Run:
         return task.judge(self.model(x).squeeze(-1), y)
 
 
-def new_run(task: Task, loss: Loss, outputs: int, seed: int) -> Run:
+def new_run(task: Task, loss: Loss, new_model: Callable[[], nn.Module], seed: int) -> Run:
     torch.manual_seed(seed)
-    inputs = task.train[0].shape[1]
-    model = nn.Sequential(
-        nn.Linear(inputs, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, outputs)
-    )
+    model = new_model()
     # Not Adam: it divides a gradient by its own size, so that a weight whose gradient is all rounding error takes a
     # full step in a random direction, and two correct losses drift apart. SGD moves by rounding what differs by it.
     optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate, momentum=0.9, weight_decay=1e-3)
@@ -58,14 +54,19 @@ def new_run(task: Task, loss: Loss, outputs: int, seed: int) -> Run:
 
 
 def train(
-    task: Task, losses: tuple[Loss, Loss], outputs: int, epochs: int, each_epoch: Callable[[], None], seed: int = 0
+    task: Task,
+    losses: tuple[Loss, Loss],
+    new_model: Callable[[], nn.Module],
+    epochs: int,
+    each_epoch: Callable[[], None],
+    seed: int = 0,
 ) -> tuple[Run, Run]:
-    """Trains one run a loss from the same seed, on the same batches, taking turns step by step.
+    """Trains one new model a loss from the same seed, on the same batches, taking turns step by step.
 
     By turns, whatever else the machine does meanwhile slows both alike; who goes first changes every step.
     """
     x, y = task.train
-    runs = new_run(task, losses[0], outputs, seed), new_run(task, losses[1], outputs, seed)
+    runs = new_run(task, losses[0], new_model, seed), new_run(task, losses[1], new_model, seed)
     shuffle = torch.Generator().manual_seed(seed)
     turn = list(runs)
     for _ in range(epochs):
@@ -91,3 +92,11 @@ def disagreement(runs: tuple[Run, Run]) -> tuple[float, float]:
     ours, theirs = (torch.tensor(run.curve, dtype=torch.float64) for run in runs)
     distance = (ours - theirs).abs().max() / theirs.abs().max()
     return distance.item(), torch.finfo(torch.float32).eps * len(runs[0].seconds)
+
+
+def agreed(name: str, runs: tuple[Run, Run]) -> tuple[Run, Run]:
+    """Returns the runs, or raises AssertionError if their curves are further apart than rounding explains."""
+    gap, bound = disagreement(runs)
+    if not gap <= bound:
+        raise AssertionError(f"{name}: the loss curves differ by {gap:.1e}, more than {bound:.1e}")
+    return runs

@@ -61,3 +61,18 @@ def draw_curves(path: Path, runs: dict[str, tuple[Run, Run]]) -> None:
         panel.axis("off")
     axes.flat[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def draw_recalls(path: Path, counts: Tensor, recalls: dict[str, Tensor]) -> None:
+    """Draws, for every class, what share of its images each model recognised, above how many it had to learn from."""
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    classes = torch.arange(len(counts))
+    width = 0.8 / len(recalls)
+    for k, (name, recall) in enumerate(recalls.items()):
+        top.bar(classes - 0.4 + (k + 0.5) * width, recall, width, label=f"{name} (mean {recall.mean():.1%})")
+    top.set(ylabel="recognised", ylim=(0.0, 1.0))
+    top.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    bottom.bar(classes, counts, 0.8, color="0.6")
+    bottom.set(xlabel="digit", ylabel="images to learn from", xticks=classes)
+    figure.savefig(path, dpi=110)
