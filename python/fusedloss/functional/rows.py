@@ -117,7 +117,7 @@ def cross_entropy(
     elif isinstance(softcap, (int, float)) and not softcap > 0:  # to the op, 0 is no bound
         raise ValueError(f"softcap must be above 0 or None, got {softcap}")
     axis = _class_axis(input)
-    if ignore_index >= 0:
+    if isinstance(ignore_index, int) and ignore_index >= 0:
         sample_weight = _without_class(input, target, axis, ignore_index, sample_weight)
     op = _ops.cross_entropy_inplace if inplace_backward else _ops.cross_entropy
     parameters = (label_smoothing, z_loss, softcap)
@@ -282,6 +282,8 @@ def sparse_categorical_cross_entropy(
     References:
         keras.losses.sparse_categorical_crossentropy.
     """
+    if ignore_class is not None and not isinstance(ignore_class, int):
+        raise TypeError(f"ignore_class must be an integer or None, got {type(ignore_class).__name__}")
     ignored = _NOTHING if ignore_class is None else ignore_class
     if reduction == "mean":
         reduction = "mean_or_zero"
@@ -347,6 +349,8 @@ def softmax_focal_loss(
 
 def _alpha_of_each(alpha: float, input: Tensor, axis: int) -> Tensor:
     """Returns the number as one for every class."""
+    if not isinstance(alpha, (int, float)):
+        raise TypeError(f"alpha must be a tensor, a number or None, got {type(alpha).__name__}")
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
