@@ -76,17 +76,18 @@ struct ClassAt {
   template <class Use>
   FUSEDLOSS_INLINE void each_class(bool with_target, Use use) const {
     for (int64_t c = 0; c < place.tile.classes; ++c) {
-      const auto absent = place.everywhere(place.tile.operands[1], c) == 0.0;
+      const V target = operand_of(1, c);
+      const auto absent = target == V(0);
       const auto holds = with_target ? !absent : absent;
-      if (any(holds)) use(operand_of(c), holds);
+      if (any(holds)) use(operand_of(0, c), target, holds);
     }
   }
 
  private:
-  FUSEDLOSS_INLINE V operand_of(int64_t c) const {
-    const auto value = place.everywhere(place.tile.operands[0], c);
+  FUSEDLOSS_INLINE V operand_of(int k, int64_t c) const {
+    const auto value = place.everywhere(place.tile.operands[k], c);
     if constexpr (is_dual<V>)
-      return {value, place.tile.tangents[0].data ? place.everywhere(place.tile.tangents[0], c) : decltype(value)(0)};
+      return {value, place.tile.tangents[k].data ? place.everywhere(place.tile.tangents[k], c) : decltype(value)(0)};
     else
       return value;
   }

@@ -11,10 +11,10 @@
 //   value(row), slopes(row, at)   the loss of the row, and its derivative by the operands at a class
 //
 // and reads from `at`, where it needs them, input(), target(), weight() and is_label(); at.each_class(with_target, use)
-// calls use(input, holds) for the classes of the row whose target is not 0, or is 0, where that holds. V is a lane or a
-// register of lanes: of classes of one row during a stage, of rows in between. On dual numbers the same functions give
-// derivatives along a direction: no loss writes a second derivative by hand. A loss gives its formula, or the one of
-// several that is meant, by with_formula<dense>(parameters, classes, use), which returns use(formula).
+// calls use(input, target, holds) for the classes of the row whose target is not 0, or is 0, where that holds. V is a
+// lane or a register of lanes: of classes of one row during a stage, of rows in between. On dual numbers the same
+// functions give derivatives along a direction: no loss writes a second derivative by hand. A loss gives its formula,
+// or the one of several that is meant, by with_formula<dense>(parameters, classes, use), which returns use(formula).
 #pragma once
 #include "core/dual.h"
 #include "core/loss.h"

@@ -14,7 +14,7 @@ enum class Targets {
   labels,           // integers, one for a row: the class that is right
   dense,            // a number for every class
   labels_or_dense,  //
-  lists,            // integers, as many as classes: those that are right, ended by -1; kernels get 0 or 1 for a class
+  lists,            // integers, as many as classes: those that are right, ended by -1; kernels get how often
 };
 constexpr bool takes_labels(Targets targets) {
   return targets == Targets::labels || targets == Targets::labels_or_dense;

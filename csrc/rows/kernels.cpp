@@ -208,7 +208,7 @@ class Call {
     shown_.push_back({&tensor, &view, known_.axis});
   }
 
-  // For every class whether it is in the row's list: 1 or 0.
+  // How often every class is in the row's list.
   at::Tensor members() const {
     const at::Tensor lists = a_.operands[1].to(at::kLong).movedim(known_.axis, -1).contiguous();
     at::Tensor result = at::zeros(lists.sizes(), lists.options().dtype(known_.compute));
@@ -220,15 +220,12 @@ class Call {
                           " must be the index of a class, from 0 to ", classes - 1,
                           ", or the end of the list, -1; got ", list[k], " in row ", row / classes, " at place ",
                           k - row);
-        mark(result, row + list[k]);
+        if (known_.compute == at::kDouble)
+          ++result.mutable_data_ptr<double>()[row + list[k]];
+        else
+          ++result.mutable_data_ptr<float>()[row + list[k]];
       }
     return result.movedim(-1, known_.axis);
-  }
-  static void mark(at::Tensor& members, int64_t element) {
-    if (members.scalar_type() == at::kDouble)
-      members.mutable_data_ptr<double>()[element] = 1;
-    else
-      members.mutable_data_ptr<float>()[element] = 1;
   }
 
   // ---- what counts ----

@@ -1,13 +1,12 @@
-// multilabel_margin_loss: with x = input of C classes and T those that are right
-//   f = 1/C sum_{j in T} sum_{i not in T} max(0, 1 - x_j + x_i)
-//   df/dx_i = 1/C (how many j in T have x_j < 1 + x_i) for i not in T, df/dx_j = -1/C (how many i not in T have that)
+// multilabel_margin_loss: with x = input of C classes and t_c how often class c is in the list of those that are right
+//   f = 1/C sum_{j: t_j > 0} t_j sum_{i: t_i = 0} max(0, 1 - x_j + x_i)
+//   df/dx_i = 1/C sum_{j: x_j < 1 + x_i} t_j where t_i = 0;   df/dx_j = -t_j/C (how many i have that) where t_j > 0
 // Source: torch.nn.functional.multilabel_margin_loss.
 #pragma once
 #include "rows/formula.h"
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
-// The target is 1 for the classes in T and 0 for the others.
 struct MultilabelMargin {
   static constexpr Description about{.name = "multilabel_margin_loss", .targets = Targets::lists};
   static constexpr bool dense = true;
@@ -22,9 +21,9 @@ struct MultilabelMargin {
   FUSEDLOSS_INLINE Terms<V, 1> term(const Row<V>&, const At& at) const {
     const V x = at.input();
     V sum = 0;
-    at.each_class(/*with_target=*/true, [&](V right, auto is_right) {
+    at.each_class(/*with_target=*/true, [&](V right, V times, auto is_right) {
       const V excess = 1.0 - right + x;
-      sum = sum + select(is_right, select(excess < V(0), V(0), excess), V(0));
+      sum = sum + select(is_right, times * select(excess < V(0), V(0), excess), V(0));
     });
     return {{select(at.target() == V(0), sum, V(0))}};
   }
@@ -38,14 +37,16 @@ struct MultilabelMargin {
   }
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
-    const V x = at.input();
-    const auto is_wrong = at.target() == V(0);
+    const V x = at.input(), own_times = at.target();
+    const auto is_listed = own_times > V(0);
     V rises = 0, falls = 0;
-    at.each_class(true, [&](V right, auto is_right) { rises = rises + select(is_right, step(1.0 - right + x), V(0)); });
-    if (any(!is_wrong))
+    at.each_class(true, [&](V right, V times, auto is_right) {
+      rises = rises + select(is_right, times * step(1.0 - right + x), V(0));
+    });
+    if (any(is_listed))
       at.each_class(false,
-                    [&](V wrong, auto is_other) { falls = falls + select(is_other, step(1.0 - x + wrong), V(0)); });
-    return {select(is_wrong, rises, -falls) / row.classes, 0};
+                    [&](V wrong, V, auto is_other) { falls = falls + select(is_other, step(1.0 - x + wrong), V(0)); });
+    return {select(is_listed, -own_times * falls, rises) / row.classes, 0};
   }
 
   template <bool dense, class Use>

@@ -14,7 +14,7 @@ from fusedloss import functional as fused_functional
 from fusedloss._devices import Device
 from fusedloss.bench import torch_formulas
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
 Operands = list[Tensor]
 
 
@@ -26,6 +26,10 @@ class Loss:
     operands: Callable[[Shape], Operands]
     gradients: int = 1  # how many operands, from the first on, require one
     reduction: str = "mean"
+
+
+# The cases that compare sizes within one table.
+SIZES_DIFFER = ("rows", "rows-bfloat16", "rows-by-classes")
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,15 @@ class Row:
         return f"{self.loss.name}/{self.case}/{self.size}"
 
     @property
+    def label(self) -> str:
+        """Its name within its group."""
+        return f"{self.loss.name}, {self.size}" if self.case in SIZES_DIFFER else self.loss.name
+
+    @property
     def group(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.case}, {self.size} elements, {threads if self.device is Device.CPU else self.device}"
+        size = "" if self.case in SIZES_DIFFER else f"{self.size} elements, "
+        return f"{self.case}, {size}{threads if self.device is Device.CPU else self.device}"
 
     def fused(self) -> Callable[..., Tensor]:
         return partial(self.loss.fused, reduction=self.reduction or self.loss.reduction)
@@ -59,7 +69,11 @@ class Row:
 
     def operands(self) -> Operands:
         torch.manual_seed(0)
-        operands = self.layout([operand.to(self.device, self.dtype) for operand in self.loss.operands(self.shape)])
+        operands = [
+            operand.to(self.device, self.dtype if operand.is_floating_point() else operand.dtype)
+            for operand in self.loss.operands(self.shape)
+        ]
+        operands = self.layout(operands)
         for operand in operands[: self.loss.gradients]:
             operand.requires_grad_()
         return operands
@@ -220,7 +234,7 @@ def _target_is_row(operands: Operands) -> Operands:
 
 
 def rows(threads: int, quick: bool, device: Device) -> Iterator[Row]:
-    """Every line of the table, case by case."""
+    """Every line of the table for the pointwise losses, case by case."""
     settings: dict[str, Any] = {"threads": threads, "device": device}
 
     def each(

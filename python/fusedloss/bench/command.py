@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fusedloss._devices import Device
+from fusedloss.bench import row_cases
 from fusedloss.bench.cases import Row, rows
 from fusedloss.bench.measure import FULL, QUICK, Effort, Result, measure
 from fusedloss.bench.report import LEGEND, draw, machine, result_table, summary_table, write_json
@@ -34,7 +35,8 @@ def bench(
     # Broadcasting rows mean it; the warning would come from both sides, for every call.
     warnings.filterwarnings("ignore", message="Using a target size")
     output.mkdir(parents=True, exist_ok=True)
-    selected = [row for row in rows(threads, quick, device) if re.search(only, row.key)]
+    every = [*rows(threads, quick, device), *row_cases.rows(threads, quick, device)]
+    selected = [row for row in every if re.search(only, row.key)]
     if not selected:
         raise typer.BadParameter(f"no row matches {only!r}", param_hint="--only")
     console.print(*(f"{name}: {value}" for name, value in machine(device).items()), sep="\n")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 import fusedloss
 from fusedloss._devices import Device
+from fusedloss.bench.cases import SIZES_DIFFER
 from fusedloss.bench.measure import Result
 from fusedloss.bench.targets import target_of
 
@@ -35,12 +36,12 @@ def result_table(results: list[Result]) -> Table:
     for result in results:
         if result.failure:
             table.add_row(
-                result.row.loss.name, "[bold red]FAILED", *[""] * (len(columns) - 1), f"[red]{escape(result.failure)}"
+                result.row.label, "[bold red]FAILED", *[""] * (len(columns) - 1), f"[red]{escape(result.failure)}"
             )
             continue
         misses = result.misses()
         table.add_row(
-            result.row.loss.name,
+            result.row.label,
             *(_times(result, name) for name in ("fusedloss", "torch", "compile")),
             _or_dash(result.ratio("torch"), "{:.2f}"),
             _or_dash(result.ratio("compile"), "{:.2f}"),
@@ -112,12 +113,15 @@ def draw(results: list[Result], folder: Path) -> list[Path]:
     """Draws the pictures for which there are rows, and returns their paths."""
     done = [result for result in results if not result.failure]
     plain = [result for result in done if result.row.case == "float32"]
-    other = [result for result in done if result.row.case != "float32" and not result.row.case.startswith("broadcast")]
+    by_classes = [result for result in done if result.row.case == "rows-by-classes"]
+    other = [result for result in done if result.row.case not in ("float32", *SIZES_DIFFER)]
+    other = [result for result in other if not result.row.case.startswith("broadcast")]
     huge = [result for result in plain if result.of_copy]
     drawings: list[tuple[str, list[Result], Callable[[list[Result]], Figure]]] = [
         ("speedup_by_size.png", plain, _draw_ratios),
         ("speedup_16M.png", other, _draw_ratios),
         ("bandwidth_16M.png", huge, _draw_bandwidth),
+        ("time_by_classes.png", by_classes, _draw_by_classes),
     ]
     paths = []
     for name, rows, drawing in drawings:
@@ -173,6 +177,25 @@ def _draw_bandwidth(results: list[Result]) -> Figure:
     panel.set_title(results[0].row.group)
     panel.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_by_classes(results: list[Result]) -> Figure:
+    """The time of cross_entropy over the number of classes, for one number of logits."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    panel = figure.subplots()
+    for name, colour in COLOURS.items():
+        drawn = [(result.row.shape[1], 1e3 * result.minimum[name]) for result in results if name in result.minimum]
+        if drawn:
+            classes, times = zip(*drawn, strict=True)
+            panel.plot(classes, times, marker="o", color=colour, label=NAMES[name])
+    panel.set(xscale="log", yscale="log", xlabel="classes in a row", ylabel="ms, forward + backward")
+    panel.xaxis.set_major_locator(LogLocator(base=4))
+    panel.xaxis.set_major_formatter("{x:.0f}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_title(f"cross_entropy of {math.prod(results[0].row.shape):,} logits")
+    panel.grid(color="0.9")
+    panel.legend(frameon=False)
     return figure
 
 

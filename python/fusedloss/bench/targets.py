@@ -22,12 +22,21 @@ _TARGETS = (
     (r".*/float32/(1k|100k|1M)", Target(1.5, 1.0)),
     (r".*/float32/32", Target(1.3, 1.0)),
     (r".*/(bfloat16|reduction-none|transposed-.*|one-thread)/16M", Target(1.5, 1.0)),
+    (r"cross_entropy/rows/4096x32000", Target(6.0, 4.5)),
+    (r"cross_entropy/rows/65536x1000", Target(4.0, 3.0)),
+    (r"cross_entropy/rows/1048576x21", Target(2.5, 2.0)),
+    (r"cross_entropy/rows/4x21x512x512", Target(3.0, 2.0)),
+    (r"cross_entropy/rows/(1048576x2|64x10)", Target(1.5, 1.0)),
+    (r"cross_entropy\+probabilities/rows/8192x1000", Target(4.0, 2.5)),
+    (r"cross_entropy\+smoothing\+weight/rows/4096x32000", Target(4.0, 2.5)),
+    (r"kl_divergence\+logits/rows/8192x8192", Target(6.0, 3.0)),
+    (r"cross_entropy/rows-bfloat16/4096x32000", Target(4.0, 2.0)),
     (r".*", Target(1.0, 1.0)),
 )
 
 # Beyond the inputs, forward and backward hold the gradients, and the result of reduction 'none'; the scalars of other
-# reductions and of the backward are within this share.
-MEMORY_SLACK = 0.01
+# reductions and of the backward are within this share. Large gradients end at the end of a huge page.
+MEMORY_SLACK, HUGE_PAGE = 0.01, 2 << 20
 
 
 def target_of(key: str) -> Target:

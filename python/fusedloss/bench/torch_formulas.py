@@ -53,6 +53,37 @@ def gaussian_kl(mean: Tensor, log_var: Tensor, reduction: str = "batchmean") -> 
     return _reduce(rows, reduction)
 
 
+def softmax_focal_loss(input: Tensor, target: Tensor, gamma: float = 2.0, reduction: str = "mean") -> Tensor:
+    log_p = F.log_softmax(input, 1).gather(1, target.unsqueeze(1)).squeeze(1)
+    return _reduce(-((1.0 - log_p.exp()) ** gamma) * log_p, reduction)
+
+
+def categorical_cross_entropy(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    p = (input / input.sum(-1, keepdim=True)).clamp(1e-7, 1.0 - 1e-7)
+    return _reduce(-(target * p.log()).sum(-1), reduction)
+
+
+def categorical_hinge_loss(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    own = input.gather(1, target.unsqueeze(1)).squeeze(1)
+    others = input.scatter(1, target.unsqueeze(1), -math.inf).amax(1)
+    return _reduce(F.relu(1.0 + others - own), reduction)
+
+
+def kl_divergence(
+    p: Tensor, q: Tensor, from_logits: bool = False, temperature: float = 1.0, reduction: str = "batchmean"
+) -> Tensor:
+    log_p = F.log_softmax(p / temperature, 1) if from_logits else p.log()
+    log_q = F.log_softmax(q / temperature, 1) if from_logits else q.log()
+    return F.kl_div(log_q, log_p, reduction=reduction, log_target=True)
+
+
+def js_divergence(p: Tensor, q: Tensor, from_logits: bool = False, reduction: str = "batchmean") -> Tensor:
+    if from_logits:
+        p, q = p.softmax(1), q.softmax(1)
+    m = ((p + q) / 2).log()
+    return (F.kl_div(m, p, reduction=reduction) + F.kl_div(m, q, reduction=reduction)) / 2
+
+
 def _shortfall(input: Tensor, target: Tensor, target_01: bool) -> Tensor:
     """How far each score is from the margin of 1 on the right side."""
     sign = 2.0 * target - 1.0 if target_01 else target
