@@ -298,8 +298,10 @@ def sparse_categorical_cross_entropy(
 
 def _divided_by_rows(weight: Tensor, target: Tensor, ignored: int) -> Tensor:
     """Returns class weights divided by the number of rows that count."""
-    count = target.numel() if ignored == _NOTHING else (target.long() != ignored).sum()
-    return weight.to(torch.promote_types(weight.dtype, torch.float32)) / count
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if ignored == _NOTHING:
+        return wide / max(target.numel(), 1)
+    return wide / (target.long() != ignored).sum().clamp(min=1)
 
 
 def softmax_focal_loss(
