@@ -21,12 +21,12 @@ TOOLS = Path(sysconfig.get_path("purelib")) / "nvidia/cu13/bin"
 NAMES = fusedloss.build_info()["cuda_architectures"]
 ARCHITECTURES = [name for name in NAMES if name.startswith("sm_")]
 THREADS = 256
-# Registers of a thread and part of a multiprocessor's threads, by the type that a kernel computes in.
-MOST_REGISTERS = {"f": 40, "d": 80}
-LEAST_OCCUPANCY = {"f": 0.75, "d": 0.375}
+HVP = 4  # Mode::hvp, which computes with dual numbers
+# Shared memory of a block: for its sum, with what the system keeps of it; and in float64, for registers without room.
+MOST_SHARED = {"f": 64 + 1024, "d": 20 * 1024}
 SHARED_KIB = {"sm_80": 164, "sm_90": 228, "sm_100": 228}
 # Instructions an element, at most, of the kernels that train (value and gradient, dense) where elements are float32, by
-# formula and operands; two-byte elements may take a third more and 6 for taking them apart, float64 four times as many.
+# formula and operands; two-byte elements may take a third more and 6 for taking them apart, float64 13/4 as many.
 MOST_INSTRUCTIONS = {
     ("BinaryCrossEntropy", 2): 115,
     ("BinaryCrossEntropyWithLogits", 2): 70,
@@ -193,9 +193,10 @@ def test_the_newest_architecture_is_there_for_later_ones() -> None:
 def test_registers_and_occupancy(architecture: str) -> None:
     for name, kernel in kernels(architecture).items():
         title = title_of(name)
-        number = title.number if title else "f"
-        assert 0 < kernel.registers <= MOST_REGISTERS[number], name
-        assert occupancy(kernel, architecture) >= LEAST_OCCUPANCY[number], name
+        long_duals = title and title.number == "d" and title.mode == HVP
+        assert 0 < kernel.registers <= (64 if long_duals else 40), name
+        assert occupancy(kernel, architecture) >= (0.5 if long_duals else 0.75), name
+        assert kernel.shared <= MOST_SHARED[title.number if title else "f"], name
 
 
 def test_no_local_memory(architecture: str) -> None:
@@ -215,7 +216,7 @@ def test_instructions_an_element(architecture: str) -> None:
         title = title_of(name)
         if title and title.way == "dense" and title.mode == 1:
             most = MOST_INSTRUCTIONS[title.formula, title.operands]
-            allowed = {"float": most, "double": 4 * most}.get(title.element, 4 / 3 * most + 6)
+            allowed = {"float": most, "double": 13 / 4 * most}.get(title.element, 4 / 3 * most + 6)
             assert instructions_an_element(kernel, title.element) <= allowed, title
 
 
@@ -229,6 +230,7 @@ def test_checks_can_fail() -> None:
     assert spills(Kernel(code=[(0, "STL", "")])) and spills(Kernel(stack=8))
     assert has_float_atomic(Kernel(code=[(0, "RED.E.ADD.F32.FTZ.RN", "")]))
     assert occupancy(Kernel(registers=48), "sm_90") < 0.75
+    assert occupancy(Kernel(registers=40, shared=38 * 1024), "sm_90") < 0.75
     assert not is_wide(["LDG.E.64"], "LDG")
 
 

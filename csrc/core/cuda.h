@@ -1,6 +1,8 @@
 // The only CUDA header that kernels include: the real one under nvcc, the test-only emulator under a plain compiler
 // (tests/cuda_emulator).
 #pragma once
+#include <cmath>
+
 #include "core/convert.h"
 
 #ifdef FUSEDLOSS_EMULATED
@@ -27,6 +29,14 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t str
 #endif
 
 namespace fusedloss::inline FUSEDLOSS_SET {
+
+// Says that registers of this kernel for which there is no room go to shared memory, instead of memory off the chip
+// (from CUDA 13 on). Kernels that do not need it should not say it: the compiler then likes to move more than it must.
+__device__ __forceinline__ void spill_to_shared_memory() {
+#if defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ >= 13
+  asm volatile(".pragma \"enable_smem_spilling\";");
+#endif
+}
 
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr int kWarp = 32;
@@ -64,6 +74,49 @@ __device__ __forceinline__ uint32_t two_halves(T a, T b) {
     return bit_copy<uint32_t>(__floats2half2_rn(float(a), float(b)));
 }
 #endif
+
+// ---- division -------------------------------------------------------------------------------------------------------
+
+// 1 / x to 20 bits, by the GPU's instruction: it sees the upper half of x, gives the upper half of the result, and
+// takes what is smaller than a normal number for 0.
+FUSEDLOSS_INLINE double rough_reciprocal(double x) {
+#ifdef __CUDA_ARCH__
+  double result;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(result) : "d"(x));
+  return result;
+#else
+  const auto seen = [](double y) {
+    const double upper = bit_copy<double>(bit_copy<uint64_t>(y) & ~uint64_t(0xffffffff));
+    return std::fabs(y) < 0x1p-1022 ? std::copysign(0.0, y) : upper;
+  };
+  return seen(1 / seen(x));
+#endif
+}
+
+// 1 / x for x neither very large nor very small. A rough one is off by e, and 1 / (1 - e) = 1 + e + e^2 + O(2^-60).
+FUSEDLOSS_INLINE double reciprocal_bounded(double x) {
+  const double rough = rough_reciprocal(x);
+  const double e = std::fma(-x, rough, 1.0);
+  return std::fma(std::fma(e, e, e), rough, rough);
+}
+FUSEDLOSS_INLINE float reciprocal_bounded(float x) { return 1 / x; }
+
+// a / b within a unit in the last place. The compiler's division calls a function where b is very large or very small,
+// and what must survive that call does not fit into a thread's registers.
+FUSEDLOSS_INLINE double quotient(double a, double b) {
+  const double size = std::fabs(b);
+  const double scale = size < 0x1p-1000 ? 0x1p60 : size > 0x1p1000 ? 0x1p-60 : 1;
+  a *= scale;
+  b *= scale;
+  const double rough = a * rough_reciprocal(b);  // right where the quotient is 0, infinite or NaN
+  const double inverse = reciprocal_bounded(b);
+  const double near = a * inverse;
+  const double result = std::fma(std::fma(-near, b, a), inverse, near);
+  return result == result ? result : rough;
+}
+FUSEDLOSS_INLINE float quotient(float a, float b) { return a / b; }
+
+// ---- packs and sums -----------------------------------------------------------------------------------------------
 
 // 16 bytes of elements S, moved by one instruction. They are kept in registers as words, for halves two in each.
 template <class S>

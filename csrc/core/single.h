@@ -3,6 +3,7 @@
 #pragma once
 #include <cmath>
 
+#include "core/cuda.h"
 #include "core/dual.h"
 
 namespace fusedloss::inline FUSEDLOSS_SET {
@@ -33,7 +34,7 @@ struct Single {
   FUSEDLOSS_INLINE friend Single operator+(Single a, Single b) { return of(a.raw + b.raw); }
   FUSEDLOSS_INLINE friend Single operator-(Single a, Single b) { return of(a.raw - b.raw); }
   FUSEDLOSS_INLINE friend Single operator*(Single a, Single b) { return of(a.raw * b.raw); }
-  FUSEDLOSS_INLINE friend Single operator/(Single a, Single b) { return of(a.raw / b.raw); }
+  FUSEDLOSS_INLINE friend Single operator/(Single a, Single b) { return of(quotient(a.raw, b.raw)); }
   FUSEDLOSS_INLINE friend Single operator-(Single a) { return of(-a.raw); }
   FUSEDLOSS_INLINE friend Mask operator<(Single a, Single b) { return {a.raw < b.raw}; }
   FUSEDLOSS_INLINE friend Mask operator<=(Single a, Single b) { return {a.raw <= b.raw}; }
@@ -56,7 +57,7 @@ struct Single {
   FUSEDLOSS_INLINE friend Single log1p(Single x) { return of(std::log1p(x.raw)); }
   FUSEDLOSS_INLINE friend Single log1p_unit(Single x) { return log1p_by_atanh(x, reciprocal_bounded(2.0 + x)); }
   FUSEDLOSS_INLINE friend Single log1p_unit(Single x, Single reciprocal) { return log1p_by_atanh(x, reciprocal); }
-  FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(1 / x.raw); }
+  FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(reciprocal_bounded(x.raw)); }
 };
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

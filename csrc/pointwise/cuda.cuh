@@ -33,11 +33,15 @@ __device__ __forceinline__ void write(const PieceView& view, uint32_t offset, T 
   }
 }
 
+// Numbers that take two registers.
+template <class T>
+inline constexpr bool kIsWide = sizeof(T) == sizeof(double);
+
 template <class T>
 __device__ __forceinline__ T scale_of(const Piece& piece) {
   double scale = piece.scale;
   if (piece.factor.data) scale *= read<double>(piece.factor, 0);
-  if (piece.divisor) scale /= *piece.divisor;
+  if (piece.divisor) scale = quotient(scale, *piece.divisor);
   return T(scale);
 }
 
@@ -125,8 +129,9 @@ __device__ __forceinline__ void put_partial(const Piece& piece, const Sum<Single
 }
 
 template <int N, Mode mode, int restricted, class T, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks<T>)
+__global__ void __launch_bounds__(kDeviceThreads, device_blocks(kIsWide<T>, mode))
     strided(const __grid_constant__ Piece piece, Formula formula) {
+  if constexpr (kIsWide<T>) spill_to_shared_memory();
   const T scale = scale_of<T>(piece);
   const uint32_t step = gridDim.x * kDeviceThreads;
   Sum<Single<T>> sum;
@@ -181,11 +186,12 @@ class LaneAccess : public DeviceAccess<T, mode> {
 };
 
 template <int N, Mode mode, int restricted, class S, class T, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks<T>)
+__global__ void __launch_bounds__(kDeviceThreads, device_blocks(kIsWide<T>, mode))
     dense(const __grid_constant__ Piece piece, Formula formula) {
   constexpr int kSize = Packed<S>::size;
   // So many lanes of a pack are computed together: all of them would need more registers than there are.
-  constexpr int kLanes = sizeof(T) == sizeof(double) ? 1 : sizeof(S) == 2 ? 2 : 4;
+  constexpr int kLanes = kIsWide<T> ? 1 : sizeof(S) == 2 ? 2 : 4;
+  if constexpr (kIsWide<T>) spill_to_shared_memory();
   const T scale = scale_of<T>(piece);
   const uint32_t first = blockIdx.x * kDeviceThreads + threadIdx.x;
   const uint32_t step = gridDim.x * kDeviceThreads;
@@ -222,7 +228,8 @@ __global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks<T>)
     T x[N][1];
 #pragma unroll
     for (int k = 0; k < N; ++k) x[k][0] = converted<T>(static_cast<const S*>(piece.operands[k].data)[last]);
-    sum.add(compute_lane(x, 0, last));
+    const auto value = compute_lane(x, 0, last);
+    if (kMakesSums<mode>) sum.add(value);
     for_each_result<N, mode>(
         piece, [&](const PieceView& view, int k) { static_cast<S*>(view.data)[last] = converted<S>(x[k][0]); });
   }
@@ -251,7 +258,7 @@ int launch_mode(Formula formula, const Piece& piece, const DeviceLaunch& how) {
   };
   // Directions are a rare thing: only the way that fits them all.
   if constexpr (!kTakesTangents<mode>) {
-    if constexpr (sizeof(T) == sizeof(double)) {
+    if constexpr (kIsWide<T>) {
       if (is_dense(piece, DType::float64)) return start(dense<N, mode, restricted, double, T, Formula>);
     } else {
       if (is_dense(piece, DType::float32)) return start(dense<N, mode, restricted, float, T, Formula>);

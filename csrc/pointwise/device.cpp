@@ -37,9 +37,9 @@ class OnDevice {
 };
 #endif
 
-int blocks_for(int64_t count, bool wide, const char* name) {
+int blocks_for(int64_t count, int together, const char* name) {
   int most = 1;
-  check(blocks_of_one_wave(wide, most), name);
+  check(blocks_of_one_wave(together, most), name);
   const int64_t needed = (count + kDeviceThreads - 1) / kDeviceThreads;
   return int(std::clamp<int64_t>(needed, 1, most));
 }
@@ -55,7 +55,8 @@ void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, 
     return run_on_device(loss, pass, Mode::gradient, operands, wide, like);
   }
   const OnDevice device(like);
-  const DeviceLaunch how{mode, operands, wide, blocks_for(pass.count, wide, name), device.stream()};
+  const int blocks = blocks_for(pass.count, device_blocks(wide, mode), name);
+  const DeviceLaunch how{mode, operands, wide, blocks, device.stream()};
   c10::SmallVector<Piece, 1> pieces;
   for_each_piece(pass, [&](const Piece& piece) { pieces.push_back(piece); });
   at::Tensor partials;
@@ -78,8 +79,8 @@ void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
   View data, by;
   point(data, tensor);
   point(by, factor);
-  check(launch_rescale(data, tensor.numel(), by, blocks_for(tensor.numel(), false, "fusedloss"), device.stream()),
-        "fusedloss");
+  const int blocks = blocks_for(tensor.numel(), device_blocks(false, Mode::value), "fusedloss");
+  check(launch_rescale(data, tensor.numel(), by, blocks, device.stream()), "fusedloss");
 }
 
 }  // namespace fusedloss::pointwise

@@ -40,12 +40,12 @@ int launch_rescale(const View& tensor, int64_t count, const View& factor, int bl
   return start(static_cast<float*>(tensor.data));
 }
 
-int blocks_of_one_wave(bool wide, int& blocks) {
+int blocks_of_one_wave(int together, int& blocks) {
   int device = 0, processors = 0, threads = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, device);
-  blocks = processors * std::min(threads / kDeviceThreads, wide ? kDeviceBlocks<double> : kDeviceBlocks<float>);
+  blocks = processors * std::min(threads / kDeviceThreads, together);
   return error;
 }
 

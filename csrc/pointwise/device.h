@@ -56,9 +56,9 @@ struct DeviceLaunch {
 
 inline constexpr int kDeviceThreads = 256;
 // So many blocks must fit into a multiprocessor. Of its 2048 threads that is three in four, and caps the registers of a
-// thread at 40; where numbers are twice as long, three in eight and 80.
-template <class T>
-inline constexpr int kDeviceBlocks = sizeof(T) == sizeof(double) ? 3 : 6;
+// thread at 40. Second derivatives run on duals; where these are of doubles, each is four registers long: half of the
+// threads, and 64.
+constexpr int device_blocks(bool wide, Mode mode) { return wide && mode == Mode::hvp ? 4 : 6; }
 
 // Launches a loss's kernel; returns a cudaError_t, as the functions below do.
 using DeviceFunction = int (*)(const Piece&, const DeviceLaunch&);
@@ -68,8 +68,8 @@ using DeviceFunction = int (*)(const Piece&, const DeviceLaunch&);
 int launch_finish(const DevicePass& pass, const double* partials, int count, void* stream);
 // Multiplies a dense tensor by the number at `factor`; one that is 1 costs only the launch.
 int launch_rescale(const View& tensor, int64_t count, const View& factor, int blocks, void* stream);
-// How many blocks of kDeviceThreads run at once on the current device.
-int blocks_of_one_wave(bool wide, int& blocks);
+// How many blocks of kDeviceThreads run at once on the current device, at most `together` on a multiprocessor.
+int blocks_of_one_wave(int together, int& blocks);
 const char* describe_device_error(int error);
 
 }  // namespace fusedloss::pointwise
