@@ -81,6 +81,10 @@ FUSEDLOSS_INLINE Dual<V> expm1(Dual<V> x) {
   return {expm1(x.value), exp(x.value) * x.dot};
 }
 template <class V>
+FUSEDLOSS_INLINE Dual<V> exp_beyond_linear(Dual<V> x) {
+  return {exp_beyond_linear(x.value), expm1(x.value) * x.dot};
+}
+template <class V>
 FUSEDLOSS_INLINE Dual<V> tanh(Dual<V> x) {
   const V value = tanh(x.value);
   return {value, (V(1) - value * value) * x.dot};

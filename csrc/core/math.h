@@ -173,6 +173,12 @@ FUSEDLOSS_INLINE Lanes<T, B> expm1(Lanes<T, B> x) {
   return select(x > V(C::kExpHighest), V(C::kInfinity), result);
 }
 
+// exp(x) - 1 - x for |x| <= 0.34
+template <class V>
+FUSEDLOSS_INLINE V exp_beyond_linear(V x) {
+  return x * x * polynomial<MathConstants<typename V::Scalar>::kExp>(x);
+}
+
 // log(1 + x) for 0 <= x <= 1, given 1 / (2 + x). With s = x / (2 + x) it is 2 atanh(s) = x - s (x - 2 s^2 P(s^2)).
 template <class V>
 FUSEDLOSS_INLINE V log1p_by_atanh(V x, V reciprocal) {

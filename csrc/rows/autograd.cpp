@@ -1,7 +1,10 @@
 // The rows' ops at the autograd key: torch/autograd.h, and weights that need a derivative themselves.
 #include "torch/autograd.h"
 
+#include <ATen/core/Reduction.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/binary_cross_entropy_with_logits.h>
+#include <ATen/ops/mean.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
@@ -82,6 +85,7 @@ class Weighted {
   }
 
   at::Tensor value() const {
+    if (a_.weight.defined() && !takes_labels(loss_.about->targets)) return reduced(by_class()).to(known_.dtype);
     Arguments plain = a_;
     c10::SmallVector<double, kMaxParameters> parameters(a_.parameters.begin(), a_.parameters.end());
     plain.reduction = Reduction::none;
@@ -102,6 +106,15 @@ class Weighted {
  private:
   // Of the class that is the row's label.
   at::Tensor of_label() const { return a_.weight.to(compute_).take(labels_); }
+
+  // multilabel_soft_margin_loss: the mean over the classes of their own, weighted losses.
+  at::Tensor by_class() const {
+    at::SymDimVector along(a_.operands[0].dim(), c10::SymInt(1));
+    along[known_.axis] = known_.classes;
+    const at::Tensor each = at::binary_cross_entropy_with_logits(
+        a_.operands[0].to(compute_), a_.operands[1].to(compute_), {}, {}, at::Reduction::None);
+    return (each * a_.weight.to(compute_).view_symint(along)).mean(known_.axis);
+  }
 
   // The weighted and smoothed target.
   at::Tensor mass() const {

@@ -69,6 +69,16 @@ FUSEDLOSS_INLINE void combine(Terms<V, stage.terms>& into, const Terms<V, stage.
     into.of[k] = stage.combine == Combine::sum ? into.of[k] + terms.of[k] : larger(into.of[k], terms.of[k]);
 }
 
+// x without its value: what is left of it is how it changes.
+template <class V>
+FUSEDLOSS_INLINE V change_of(V) {
+  return 0;
+}
+template <class V>
+FUSEDLOSS_INLINE Dual<V> change_of(Dual<V> x) {
+  return {V(0), x.dot};
+}
+
 // a b, where a = 0 is stronger than an infinite b: what is absent adds nothing.
 template <class V>
 FUSEDLOSS_INLINE V times(V a, V b) {

@@ -26,8 +26,8 @@ struct CategoricalHingeFormula {
       return Terms<V, 1>{{other}};
     } else {
       const auto is_largest = other == row.largest;
-      // Their sum carries the derivative, and what is NaN, which is never larger.
-      const V kept = select(is_largest, other, select(other == other, V(0), other));
+      // Beside `largest`, which is a constant here: its change, and what is NaN, which is never larger.
+      const V kept = select(is_largest, change_of(other), select(other == other, V(0), other));
       const V one = select(is_largest, V(1), V(0));
       if constexpr (dense)
         return Terms<V, 3>{{one, kept, at.target() * at.input()}};
@@ -46,7 +46,7 @@ struct CategoricalHingeFormula {
         own = terms.of[2];
         weight = 1;
       }
-      const V margin = 1.0 + (terms.of[1] * row.share - own);
+      const V margin = 1.0 + ((row.largest + terms.of[1] * row.share) - own);
       row.weight_if_positive = weight * step(margin);
       row.loss = weight * select(margin > V(0), margin, select(margin == margin, V(0), margin));
     }

@@ -103,10 +103,9 @@ struct JsDivergenceWithLogits {
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V a = sharpness * at.input(), b = sharpness * at.target();
-    const V p = row.p.probability(a), q = row.q.probability(b);
     const Ratios<V> log_ratio = ratios(row, a, b);
-    return {sharpness * (beta * present(p, p * (log_ratio.of_p - row.from_p))),
-            sharpness * (rest * present(q, q * (log_ratio.of_q - row.from_q)))};
+    return {sharpness * row.p.times_probability(a, beta * (log_ratio.of_p - row.from_p)),
+            sharpness * row.q.times_probability(b, rest * (log_ratio.of_q - row.from_q))};
   }
 
   template <bool dense, class Use>

@@ -35,8 +35,9 @@ struct SoftmaxFocalLoss {
       const V others = terms.of[0], below = row.input - row.softmax.top, own = exp_bounded(below);
       row.softmax.close(own + others);
       const V cost = select(below == V(0), log1p(others / own), row.softmax.log_sum - below);
+      const V probability = row.softmax.probability(row.input);
       row.rest = others * row.softmax.inverse;
-      const V probability = own * row.softmax.inverse;
+      if constexpr (is_dual<V>) row.rest.dot = -probability.dot;  // without cancellation
       // log(1 - p_y), by whichever of the two is not near 1.
       const V log_rest =
           select(probability < V(0.5), log1p(-probability), log(max(others, kTiny)) - row.softmax.log_sum);
