@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/sum.h"
 #include "rows/formula.h"
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
@@ -115,6 +116,19 @@ FUSEDLOSS_INLINE Dual<Lanes<T>> merged(Dual<Lanes<T>> x) {
   return {merged<stage>(x.value), stage.combine == Combine::sum ? merged<stage>(x.dot) : Lanes<T>(0)};
 }
 
+// A sum as one number. An infinite one has lost nothing that is known: inf - inf.
+template <class V>
+FUSEDLOSS_INLINE V together(V total, V lost) {
+  return select(lost == lost, total + lost, total);
+}
+template <class V>
+FUSEDLOSS_INLINE V together(const Sum<V>& sum) {
+  if constexpr (is_dual<V>)
+    return {together(sum.total.value, sum.lost.value), together(sum.total.dot, sum.lost.dot)};
+  else
+    return together(sum.total, sum.lost);
+}
+
 template <class T>
 FUSEDLOSS_INLINE Lanes<T> first_lanes(int64_t count, Lanes<T> x, Lanes<T> others) {
   for (int lane = int(count); lane < Lanes<T>::size; ++lane) x.raw[lane] = others.raw[lane];
@@ -148,8 +162,8 @@ class RowLoop {
  private:
   using At = ClassAt<Formula, V, Place<T, across>>;
   static constexpr int64_t kStep = across ? 1 : W::size;
-  // Registers that are added plainly, before their sum is added to the others: long sums would drift.
-  static constexpr int64_t kTogether = 64 * kStep;
+  // Registers that are added plainly, before the sum takes them.
+  static constexpr int64_t kTogether = 8 * kStep;
 
   void start() {
     row_.classes = double(tile_.classes);
@@ -181,6 +195,13 @@ class RowLoop {
   [[gnu::noinline]] void gather() {
     constexpr Stage stage = Formula::stages[k];
     auto all = empty<stage, V>();
+    Terms<Sum<V>, stage.terms> sums;
+    const auto take = [&](const Terms<V, stage.terms>& some) {
+      if constexpr (stage.combine == Combine::sum)
+        for (int n = 0; n < stage.terms; ++n) sums.of[n].add(some.of[n]);
+      else
+        combine<stage>(all, some);
+    };
     for (int64_t begin = 0; begin < whole(); begin += kTogether) {
       auto some = empty<stage, V>();
       const int64_t end = begin + kTogether < whole() ? begin + kTogether : whole();
@@ -188,17 +209,20 @@ class RowLoop {
         const auto at = place(first);
         combine<stage>(some, formula_.template term<k>(row_, At{at}));
       }
-      combine<stage>(all, some);
+      take(some);
     }
     if constexpr (!across) {
       if (const int64_t rest = tile_.classes - whole()) {
         const auto at = place(whole(), rest);
         auto terms = formula_.template term<k>(row_, At{at});
         for (int n = 0; n < stage.terms; ++n) terms.of[n] = first_lanes(rest, terms.of[n], empty<stage, V>().of[n]);
-        combine<stage>(all, terms);
+        take(terms);
       }
-      for (V& term : all.of) term = merged<stage>(term);
     }
+    if constexpr (stage.combine == Combine::sum)
+      for (int n = 0; n < stage.terms; ++n) all.of[n] = together(sums.of[n]);
+    if constexpr (!across)
+      for (V& term : all.of) term = merged<stage>(term);
     formula_.template close<k>(row_, all);
   }
 

@@ -1,16 +1,25 @@
 // The softmax of a row in two stages: its largest logit, then the sum of exp(x - largest). Nothing overflows.
 //   log softmax(x)_c = (x_c - top) - log sum
+// With a temperature T the difference is divided by it, not x: a product that is rounded in one stage and not in the
+// next (the compiler may fuse it with what follows) would put the largest logit above the largest.
 #pragma once
 #include "rows/formula.h"
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
-template <class V>
+template <class V, bool tempered = false>
 struct Softmax {
   V top, sum, log_sum, inverse;
+  Constant sharpness = 1;  // 1 / T, if tempered
 
+  FUSEDLOSS_INLINE V below_top(V x) const {
+    if constexpr (tempered)
+      return sharpness * (x - top);
+    else
+      return x - top;
+  }
   // e^(x - top), which is softmax(x) times the sum
-  FUSEDLOSS_INLINE V share(V x) const { return exp_bounded(x - top); }
+  FUSEDLOSS_INLINE V share(V x) const { return exp_bounded(below_top(x)); }
   FUSEDLOSS_INLINE void close(V total) {
     sum = total;
     inverse = 1.0 / total;
@@ -20,14 +29,14 @@ struct Softmax {
     const V p = share(x) * inverse;
     // p' = p (x' - the mean of x'), as a difference of what is alike and not of what p has made small.
     if constexpr (is_dual<V>)
-      return {p.value, p.value * (x.dot - log_sum.dot)};
+      return {p.value, p.value * (below_top(x).dot - log_sum.dot)};
     else
       return p;
   }
-  FUSEDLOSS_INLINE V log_probability(V x) const { return (x - top) - log_sum; }
+  FUSEDLOSS_INLINE V log_probability(V x) const { return below_top(x) - log_sum; }
   // softmax(x) y, also where that is a number and softmax(x) has lost its last digits to underflow; 0 where it is 0.
   FUSEDLOSS_INLINE V times_probability(V x, V y) const {
-    const V root = exp_bounded(0.5 * (x - top));
+    const V root = exp_bounded(0.5 * below_top(x));
     return select(root == V(0), V(0), (root * (inverse * y)) * root);
   }
 };

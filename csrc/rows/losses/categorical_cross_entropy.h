@@ -29,7 +29,7 @@ struct CategoricalCrossEntropyFormula {
 
   template <class V>
   struct Row : RowStart<V> {
-    V inverse;      // 1 / sum(p)
+    V total;        // sum(p); divided by, as its inverse may overflow
     V loss, inner;  // E
   };
 
@@ -38,7 +38,7 @@ struct CategoricalCrossEntropyFormula {
     if constexpr (stage == 0) {
       return Terms<V, 1>{{at.input()}};
     } else {
-      const Share<V> share(at.input() * row.inverse);
+      const Share<V> share(at.input() / row.total);
       const V mass = mass_at(V(), at);
       return Terms<V, 2>{{-mass * share.logarithm(), share.passed(mass)}};
     }
@@ -50,9 +50,9 @@ struct CategoricalCrossEntropyFormula {
       row.inner = terms.of[1];
       return;
     }
-    row.inverse = 1.0 / terms.of[0];
+    row.total = terms.of[0];
     if constexpr (!soft) {
-      const Share<V> share(row.input * row.inverse);
+      const Share<V> share(row.input / row.total);
       row.loss = -row.weight * share.logarithm();
       row.inner = share.passed(row.weight);
     }
@@ -63,14 +63,14 @@ struct CategoricalCrossEntropyFormula {
   }
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
-    const Share<V> share(at.input() * row.inverse);
+    const Share<V> share(at.input() / row.total);
     if constexpr (soft) {
       const V mass = mass_at(V(), at);
       const V by_target = dense ? -(kept * at.weight()) * share.logarithm() : V(0);
-      return {(row.inner - share.passed(mass / share.ratio)) * row.inverse, by_target};
+      return {(row.inner - share.passed(mass / share.ratio)) / row.total, by_target};
     } else {
       const V own = select(at.is_label(), share.passed(row.weight / share.ratio), V(0));
-      return {(row.inner - own) * row.inverse, 0};
+      return {(row.inner - own) / row.total, 0};
     }
   }
 

@@ -65,7 +65,7 @@ struct JsDivergenceWithLogits {
 
   template <class V>
   struct Row : RowStart<V> {
-    Softmax<V> p, q;
+    Softmax<V, true> p, q;
     V from_p, from_q;  // the divergences of p and of q from their mean
   };
   // The logarithms of p / m and q / m
@@ -76,7 +76,7 @@ struct JsDivergenceWithLogits {
 
   template <int stage, class V, class At>
   FUSEDLOSS_INLINE Terms<V, 2> term(const Row<V>& row, const At& at) const {
-    const V a = sharpness * at.input(), b = sharpness * at.target();
+    const V a = at.input(), b = at.target();
     if constexpr (stage == 0) return {{a, b}};
     const V p = row.p.share(a), q = row.q.share(b);
     if constexpr (stage == 1) return {{p, q}};
@@ -88,6 +88,7 @@ struct JsDivergenceWithLogits {
     if constexpr (stage == 0) {
       row.p.top = terms.of[0];
       row.q.top = terms.of[1];
+      row.p.sharpness = row.q.sharpness = sharpness;
     } else if constexpr (stage == 1) {
       row.p.close(terms.of[0]);
       row.q.close(terms.of[1]);
@@ -102,7 +103,7 @@ struct JsDivergenceWithLogits {
   }
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
-    const V a = sharpness * at.input(), b = sharpness * at.target();
+    const V a = at.input(), b = at.target();
     const Ratios<V> log_ratio = ratios(row, a, b);
     return {sharpness * row.p.times_probability(a, beta * (log_ratio.of_p - row.from_p)),
             sharpness * row.q.times_probability(b, rest * (log_ratio.of_q - row.from_q))};

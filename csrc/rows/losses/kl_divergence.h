@@ -63,13 +63,13 @@ struct KlDivergenceWithLogits {
 
   template <class V>
   struct Row : RowStart<V> {
-    Softmax<V> p, q;
+    Softmax<V, true> p, q;
     V loss;
   };
 
   template <int stage, class V, class At>
   FUSEDLOSS_INLINE auto term(const Row<V>& row, const At& at) const {
-    const V a = sharpness * at.input(), b = sharpness * at.target();
+    const V a = at.input(), b = at.target();
     if constexpr (stage == 0)
       return Terms<V, 2>{{a, b}};
     else if constexpr (stage == 1)
@@ -82,6 +82,7 @@ struct KlDivergenceWithLogits {
     if constexpr (stage == 0) {
       row.p.top = terms.of[0];
       row.q.top = terms.of[1];
+      row.p.sharpness = row.q.sharpness = sharpness;
     } else if constexpr (stage == 1) {
       row.p.close(terms.of[0]);
       row.q.close(terms.of[1]);
@@ -95,7 +96,7 @@ struct KlDivergenceWithLogits {
   }
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
-    const V a = sharpness * at.input(), b = sharpness * at.target();
+    const V a = at.input(), b = at.target();
     return {sharpness * row.p.times_probability(a, distance(row, a, b) - row.loss),
             sharpness * (row.q.probability(b) - row.p.probability(a))};
   }

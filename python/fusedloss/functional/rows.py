@@ -559,17 +559,23 @@ def kl_divergence(
     """
     axis = _class_axis(p)
     if from_logits:
-        p, q, temperature = _at_temperature(p, q, temperature)
+        if isinstance(temperature, Tensor):
+            return kl_divergence(*_divided(p, q, temperature), True, 1.0, reduction, weight).to(_common_type(p, q))
         return _ops.kl_divergence_with_logits(p, q, None, weight, (temperature,), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
     return _ops.kl_divergence(p, q, None, weight, (), axis, _NOTHING, reduction)
 
 
-def _at_temperature(p: Tensor, q: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, float]:
-    """Divides by a temperature that is a tensor, so that it may have a gradient; a number is left to the op."""
-    if isinstance(temperature, Tensor):
-        return p / temperature, q / temperature, 1.0
-    return p, q, temperature
+def _divided(p: Tensor, q: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns logits divided by a temperature that may have a gradient; half types are not rounded on the way."""
+    wide = torch.promote_types(_common_type(p, q), torch.float32)
+    return p.to(wide) / temperature, q.to(wide) / temperature
+
+
+def _common_type(p: Tensor, q: Tensor) -> torch.dtype:
+    if not (isinstance(p, Tensor) and isinstance(q, Tensor)):
+        raise TypeError(f"p and q must be tensors, got {type(p).__name__} and {type(q).__name__}")
+    return torch.promote_types(p.dtype, q.dtype)
 
 
 def _refuse_temperature(temperature: float | Tensor) -> None:
@@ -621,7 +627,8 @@ def js_divergence(
     """
     axis = _class_axis(p)
     if from_logits:
-        p, q, temperature = _at_temperature(p, q, temperature)
+        if isinstance(temperature, Tensor):
+            return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(_common_type(p, q))
         return _ops.js_divergence_with_logits(p, q, None, weight, (beta, temperature), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
     return _ops.js_divergence(p, q, None, weight, (beta,), axis, _NOTHING, reduction)
