@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,14 +204,16 @@ def check_empty() -> None:
 
 
 def check_far_apart() -> None:
-    """Offsets beyond 2^31 elements; of the memory between them no page is touched."""
-    far = 2**30 + 5
-    x = torch.empty(2 * far + 1, dtype=torch.bfloat16).as_strided((3,), (far,))
-    x[0], x[1], x[2] = 3, 5, 7
-    ones = torch.ones(3, dtype=torch.bfloat16)
-    for reduction, expected_value in ((NONE, [4, 16, 36]), (SUM, 56)):
-        value = torch.ops.fusedloss.mse_loss(x, ones, None, None, [], reduction)
-        assert value.tolist() == expected_value, value
+    """Offsets that 32 bits cannot hold, over a sparse file: of what lies between the elements there is no page."""
+    far = 2**31 + 5
+    with tempfile.TemporaryDirectory() as directory:
+        memory = torch.from_file(f"{directory}/sparse", shared=True, size=2 * far + 1, dtype=torch.bfloat16)
+        x = memory.as_strided((3,), (far,))
+        x[0], x[1], x[2] = 3, 5, 7
+        ones = torch.ones(3, dtype=torch.bfloat16)
+        for reduction, expected_value in ((NONE, [4, 16, 36]), (SUM, 56)):
+            value = torch.ops.fusedloss.mse_loss(x, ones, None, None, [], reduction)
+            assert value.tolist() == expected_value, value
 
 
 def check_long_sum() -> None:
@@ -253,6 +256,20 @@ def check_some_gradients() -> None:
         assert close(made[wanted], want)
 
 
+def check_division() -> None:
+    """Within a unit of the last place over the whole range. The slope of this loss is (input - 0) / var."""
+    ends = [0, 5e-324, 1e-323, 2.0**-1022, sys.float_info.max, math.inf, math.nan]
+    of_all_sizes = (torch.rand(64, dtype=torch.float64) + 0.5) * 2.0 ** torch.linspace(-1060, 1023, 64).double()
+    some = torch.cat([torch.tensor(ends, dtype=torch.float64), of_all_sizes])
+    x, v = (each.flatten() for each in torch.meshgrid(torch.cat([some, -some]), some, indexing="ij"))
+    arguments = (x, torch.zeros_like(x), v, None, [0.0, 0.0], SUM)
+    _, (got, *_) = torch.ops.fusedloss.gaussian_nll_loss_value_and_gradient([True, False, False], *arguments)
+    want = x / v
+    near = [torch.nextafter(want, torch.full_like(want, end)) for end in (-math.inf, math.inf)]
+    right = (near[0] <= got) & (got <= near[1]) | (got.isnan() & want.isnan())
+    assert right.all(), (x[~right], v[~right], got[~right], want[~right])
+
+
 def check_rescaled() -> None:
     """Autograd keeps the gradient of the forward pass and multiplies it by the incoming one."""
     for dtype in (torch.float32, torch.float64):
@@ -270,6 +287,7 @@ OTHERS = (
     check_infinite,
     check_domain,
     check_some_gradients,
+    check_division,
     check_rescaled,
 )
 

@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/cuda_emulator"
 TREE = ROOT / "build/mutants/source"
 BUILDS = ROOT / "build/mutants"
-LOSSES = "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n"
+# By family: only these losses are built. (The rows' have no CUDA kernels, but a family has losses.)
+LOSSES = {
+    "pointwise": "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n",
+    "rows": "ROWS_LOSS(nll_loss, NllLoss)\n",
+}
 CUDA, KERNELS = "csrc/core/cuda.h", "csrc/pointwise/cuda.cuh"
 SHARED, HOST = "csrc/pointwise/device.cuh", "csrc/pointwise/device.cpp"
 PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
@@ -75,6 +79,10 @@ MUTANTS = (
         "if (pass.count == 0 && !pass.sum.data) return;",
         "if (pass.count == 0) return;",
     ),
+    # Division.
+    Mutant("very small divisors not scaled", CUDA, "size < 0x1p-1000 ? 0x1p60 :", ""),
+    Mutant("very large divisors not scaled", CUDA, "size > 0x1p1000 ? 0x1p-60 : 1", "1"),
+    Mutant("infinite and zero quotients are NaN", CUDA, "return result == result ? result : rough;", "return result;"),
     # 16 bytes at a time.
     Mutant("a pack beyond the end", KERNELS, "end = piece.count / kSize * kSize;", "end = piece.count;"),
     Mutant("last full pack skipped", KERNELS, "i < end;", "i + kSize < end;"),
@@ -162,7 +170,8 @@ def copy_sources() -> None:
                 copy_changed(path, TREE / path.relative_to(ROOT))
     for name in ("CMakeLists.txt", "pyproject.toml"):
         copy_changed(ROOT / name, TREE / name)
-    copy_changed(ROOT, TREE / "csrc/pointwise/losses.def", LOSSES)
+    for family, losses in LOSSES.items():
+        copy_changed(ROOT, TREE / f"csrc/{family}/losses.def", losses)
 
 
 def configure(sanitizers: str) -> Path:
