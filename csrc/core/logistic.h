@@ -20,6 +20,7 @@ struct Logistic {
     log1p_small = log1p_unit(small, reciprocal_bounded(2.0 + small));
     larger = reciprocal_bounded(1.0 + small);
     smaller = small * larger;
+    if constexpr (is_dual<V>) smaller.dot = -larger.dot;  // their sum is 1: as a product's it would cancel
   }
 
   FUSEDLOSS_INLINE V softplus() const { return select(negative, V(0), magnitude) + log1p_small; }           // of x

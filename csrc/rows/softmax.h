@@ -36,8 +36,20 @@ struct Softmax {
   FUSEDLOSS_INLINE V log_probability(V x) const { return below_top(x) - log_sum; }
   // softmax(x) y, also where that is a number and softmax(x) has lost its last digits to underflow; 0 where it is 0.
   FUSEDLOSS_INLINE V times_probability(V x, V y) const {
-    const V root = exp_bounded(0.5 * below_top(x));
-    return select(root == V(0), V(0), (root * (inverse * y)) * root);
+    const V below = below_top(x);
+    if constexpr (is_dual<V>) {
+      const auto root = exp_bounded(0.5 * below.value);
+      return {times_square(root, inverse.value * y.value),
+              times_square(root, inverse.value * (y.value * (below.dot - log_sum.dot) + y.dot))};
+    } else {
+      return times_square(exp_bounded(0.5 * below), inverse * y);
+    }
+  }
+
+ private:
+  template <class W>
+  FUSEDLOSS_INLINE static W times_square(W root, W x) {
+    return select(root == W(0), W(0), (root * x) * root);
   }
 };
 

@@ -73,7 +73,7 @@ struct CrossEntropyFormula {
       by_x = by_x - mass_at(V(), at);
     else
       by_x = select(at.is_label(), by_x - row.weight, by_x);
-    if constexpr (capped) by_x = by_x * slope_of_logit(at.input());
+    if constexpr (capped) by_x = by_x * slope_of_logit(at.input(), x);
     if constexpr (dense)
       return {by_x, -(kept * at.weight()) * row.softmax.log_probability(x)};
     else
@@ -88,11 +88,16 @@ struct CrossEntropyFormula {
     else
       return input;
   }
-  // 1 - tanh^2 = 4 e / (1 + e)^2 with e = exp(-2 |input / cap|), where nothing cancels
+  // 1 - tanh^2 = 4 e / (1 + e)^2 with e = exp(-2 |input / cap|), where nothing cancels; tanh is logit / cap.
   template <class V>
-  FUSEDLOSS_INLINE V slope_of_logit(V input) const {
-    const V e = exp_bounded(2.0 * minus_abs(input * inverse_cap)), ratio = 2.0 / (1.0 + e);
-    return e * (ratio * ratio);
+  FUSEDLOSS_INLINE V slope_of_logit(V input, V logit) const {
+    if constexpr (is_dual<V>) {
+      const auto slope = slope_of_logit(input.value, logit.value);
+      return {slope, -2.0 * (logit.value * inverse_cap) * slope * (input.dot * inverse_cap)};
+    } else {
+      const V e = exp_bounded(2.0 * minus_abs(input * inverse_cap)), ratio = 2.0 / (1.0 + e);
+      return e * (ratio * ratio);
+    }
   }
   template <class V, class At>
   FUSEDLOSS_INLINE V mass_at(V, const At& at) const {
