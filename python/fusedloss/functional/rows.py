@@ -560,7 +560,7 @@ def kl_divergence(
     axis = _class_axis(p)
     if from_logits:
         if isinstance(temperature, Tensor):
-            return kl_divergence(*_divided(p, q, temperature), True, 1.0, reduction, weight).to(_common_type(p, q))
+            return kl_divergence(*_divided(p, q, temperature), True, 1.0, reduction, weight).to(_result_type(p, q))
         return _ops.kl_divergence_with_logits(p, q, None, weight, (temperature,), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
     return _ops.kl_divergence(p, q, None, weight, (), axis, _NOTHING, reduction)
@@ -576,6 +576,11 @@ def _common_type(p: Tensor, q: Tensor) -> torch.dtype:
     if not (isinstance(p, Tensor) and isinstance(q, Tensor)):
         raise TypeError(f"p and q must be tensors, got {type(p).__name__} and {type(q).__name__}")
     return torch.promote_types(p.dtype, q.dtype)
+
+
+def _result_type(p: Tensor, q: Tensor) -> torch.dtype:
+    common = _common_type(p, q)
+    return torch.promote_types(common, torch.float32) if torch.is_autocast_enabled(p.device.type) else common
 
 
 def _refuse_temperature(temperature: float | Tensor) -> None:
@@ -628,7 +633,9 @@ def js_divergence(
     axis = _class_axis(p)
     if from_logits:
         if isinstance(temperature, Tensor):
-            return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(_common_type(p, q))
+            return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(
+                _result_type(p, q)
+            )
         return _ops.js_divergence_with_logits(p, q, None, weight, (beta, temperature), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
     return _ops.js_divergence(p, q, None, weight, (beta,), axis, _NOTHING, reduction)
