@@ -560,7 +560,7 @@ def kl_divergence(
     axis = _class_axis(p)
     if from_logits:
         if isinstance(temperature, Tensor):
-            return kl_divergence(*_divided(p, q, temperature), True, 1.0, reduction, weight).to(_result_type(p, q))
+            return kl_divergence(*_divided(p, q, temperature), True, 1.0, reduction, weight).to(_loss_type(p, q))
         return _ops.kl_divergence_with_logits(p, q, None, weight, (temperature,), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
     return _ops.kl_divergence(p, q, None, weight, (), axis, _NOTHING, reduction)
@@ -578,7 +578,7 @@ def _common_type(p: Tensor, q: Tensor) -> torch.dtype:
     return torch.promote_types(p.dtype, q.dtype)
 
 
-def _result_type(p: Tensor, q: Tensor) -> torch.dtype:
+def _loss_type(p: Tensor, q: Tensor) -> torch.dtype:
     common = _common_type(p, q)
     return torch.promote_types(common, torch.float32) if torch.is_autocast_enabled(p.device.type) else common
 
@@ -634,7 +634,7 @@ def js_divergence(
     if from_logits:
         if isinstance(temperature, Tensor):
             return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(
-                _result_type(p, q)
+                _loss_type(p, q)
             )
         return _ops.js_divergence_with_logits(p, q, None, weight, (beta, temperature), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
