@@ -633,9 +633,7 @@ def js_divergence(
     axis = _class_axis(p)
     if from_logits:
         if isinstance(temperature, Tensor):
-            return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(
-                _loss_type(p, q)
-            )
+            return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(_loss_type(p, q))
         return _ops.js_divergence_with_logits(p, q, None, weight, (beta, temperature), axis, _NOTHING, reduction)
     _refuse_temperature(temperature)
     return _ops.js_divergence(p, q, None, weight, (beta,), axis, _NOTHING, reduction)
