@@ -230,7 +230,7 @@ py::dict describe(const pointwise::Loss& loss) {
 py::dict describe(const rows::Loss& loss) {
   const rows::Description& about = *loss.about;
   return py::dict(py::arg("name") = about.name, py::arg("labels") = rows::takes_labels(about.targets),
-                  py::arg("dense") = rows::takes_dense(about.targets),
+                  py::arg("dense") = rows::takes_dense(about.targets) && about.targets != rows::Targets::lists,
                   py::arg("parameters") = describe(about.parameters), py::arg("weighted_mean") = about.weighted_mean);
 }
 

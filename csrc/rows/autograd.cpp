@@ -76,12 +76,13 @@ class Weighted {
   Weighted(const Loss& loss, const Arguments& a) : loss_(loss), a_(a), known_(check(*loss.about, a)) {
     compute_ = known_.compute;
     if (!known_.dense) {
-      counts_ = a.operands[1].ne(a.ignore_index);
+      in_mean_ = counts_ = a.operands[1].ne(a.ignore_index);
       labels_ = at::where(counts_, a.operands[1], 0).to(at::kLong);
     }
     if (!a.sample_weight.defined()) return;
     const at::Tensor present = a.sample_weight.ne(0);
     counts_ = counts_.defined() ? counts_.logical_and(present) : present;
+    if (loss.about->weighted_mean) in_mean_ = counts_;
   }
 
   at::Tensor value() const {
@@ -141,7 +142,7 @@ class Weighted {
       if (a_.weight.defined() && !known_.dense) of_rows = of_rows * of_label();
       if (a_.sample_weight.defined()) of_rows = of_rows * a_.sample_weight;
     }
-    if (counts_.defined()) of_rows = at::where(counts_, of_rows, 0);
+    if (in_mean_.defined()) of_rows = at::where(in_mean_, of_rows, 0);
     const at::Tensor total = of_rows.sum(), mean = rows.sum() / total;
     return a_.reduction == Reduction::mean_or_zero ? at::where(total.eq(0), 0, mean) : mean;
   }
@@ -150,7 +151,8 @@ class Weighted {
   const Arguments& a_;
   const Checked known_;
   at::ScalarType compute_;
-  at::Tensor labels_, counts_;  // of rows that do not count the label is 0
+  at::Tensor labels_;  // 0 for rows that do not count
+  at::Tensor counts_, in_mean_;
 };
 
 void refuse_active(const Loss& loss, const Arguments& a) {

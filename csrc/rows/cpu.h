@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/sum.h"
 #include "rows/formula.h"
 
@@ -235,8 +236,18 @@ class RowLoop {
       store(at, 0, slopes.by_input, factor, counted);
       if constexpr (Formula::dense) store(at, 1, slopes.by_target, factor, counted);
     };
-    for (int64_t first = 0; first < whole(); first += kStep) put(first, W::size);
-    if (whole() < tile_.classes) put(whole(), tile_.classes - whole());
+    if constexpr (across) {
+      for (int64_t first = 0; first < tile_.classes; ++first) put(first, W::size);
+    } else {
+      int64_t first = tile_.streams ? classes_before_alignment() : 0;
+      if (first > 0) put(0, first);
+      for (; first + W::size <= tile_.classes; first += W::size) put(first, W::size);
+      if (first < tile_.classes) put(first, tile_.classes - first);
+    }
+  }
+  int64_t classes_before_alignment() const {
+    const auto address = reinterpret_cast<uintptr_t>(tile_.gradients[0].data);
+    return int64_t(-address % sizeof(W) / sizeof(T));
   }
   FUSEDLOSS_INLINE void store(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
     const auto& gradient = tile_.gradients[k];
@@ -246,7 +257,12 @@ class RowLoop {
       x = slope.dot;
     else
       x = slope;
-    at.store(gradient.data, gradient.pitch, select(counted, factor * x, W(0)));
+    x = select(counted, factor * x, W(0));
+    T* place = gradient.data + at.first;
+    if (!across && tile_.streams && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
+      stream(x, place);
+    else
+      at.store(gradient.data, gradient.pitch, x);
   }
 
   const Formula& formula_;

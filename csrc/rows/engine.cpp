@@ -5,6 +5,7 @@
 
 #include "core/lanes.h"
 #include "core/runs.h"
+#include "core/stream.h"
 #include "core/sum.h"
 #include "rows/tiles.h"
 
@@ -22,7 +23,10 @@ class Stream {
   Block read(const Part& part) {
     const Block block = target(part);
     if (block.data && block.data == buffer_.data())
-      each_run(part, [&](auto* data, T* place, const Run& run) { load_run(data, place, run); });
+      visit(view_.dtype, [&](auto element) {
+        const auto* memory = static_cast<const decltype(element)*>(view_.data);
+        each_run(part, memory, [](const auto* data, T* place, const Run& run) { load_run(data, place, run); });
+      });
     return block;
   }
   // Where they shall be put before `write` is called for the same part.
@@ -40,7 +44,15 @@ class Stream {
   }
   void write(const Part& part, const Block& block) {
     if (block.data && block.data == buffer_.data())
-      each_run(part, [&](auto* data, const T* place, const Run& run) { store_run(place, data, run); });
+      visit_floating(view_.dtype, [&](auto element) {
+        auto* memory = static_cast<decltype(element)*>(view_.data);
+        each_run(part, memory, [](auto* data, const T* place, const Run& run) { store_run(place, data, run); });
+      });
+  }
+  // Whether all of it is in place, and so large that nothing of it would be left in a cache when it is read.
+  bool streams() const {
+    return kStreams && along && view_.data && view_.dtype == kNative<T> && view_.step == 1 &&
+           pass_.count * pass_.classes * int64_t(sizeof(T)) >= kStreamedBytes;
   }
   void clear(const Part& part) {
     const Block block = target(part);
@@ -52,14 +64,11 @@ class Stream {
   static constexpr int kLanes = along ? 1 : Lanes<T>::size;
 
   // Calls use(memory, place in the buffer, run) for runs that make up the part: of classes, or of rows for every class.
-  template <class Use>
-  void each_run(const Part& part, Use use) {
-    visit_floating(view_.dtype, [&](auto element) {
-      auto* data = static_cast<decltype(element)*>(view_.data);
-      for_each_run(pass_, view_, part, [&](const Run& run) {
-        if constexpr (along) return use(data + run.offset, buffer_.data(), Run{0, view_.step, 0, 1, pass_.classes});
-        for (int64_t c = 0; c < pass_.classes; ++c) use(data + c * view_.step, buffer_.data() + c * kLanes, run);
-      });
+  template <class Element, class Use>
+  void each_run(const Part& part, Element* data, Use use) {
+    for_each_run(pass_, view_, part, [&](const Run& run) {
+      if constexpr (along) return use(data + run.offset, buffer_.data(), Run{0, view_.step, 0, 1, pass_.classes});
+      for (int64_t c = 0; c < pass_.classes; ++c) use(data + c * view_.step, buffer_.data() + c * kLanes, run);
     });
   }
 
@@ -92,6 +101,7 @@ class Walk {
       }
       sums[block] = value_of(sum);
     }
+    finish_streams();
   }
 
  private:
@@ -131,6 +141,7 @@ class Walk {
     tile.labels = labels_;
     tile.counted = counted_;
     tile.factor = factor_;
+    tile.streams = gradients_[0].streams();
     tile.value = value_;
     tile.parameters = pass_.parameters;
     function_(tile);

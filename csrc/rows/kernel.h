@@ -32,6 +32,8 @@ struct Description {
   // A class weight multiplies the target's number for the class, of which the loss is linear, and the first parameter
   // smooths the target; else it multiplies rows with that label.
   bool weighs_mass = false;
+  // What users call the weights of classes and of rows.
+  const char *weight = "weight", *row_weight = "sample_weight";
 };
 
 // A tensor with classes: the view of its rows, and how far apart in memory a row's classes are.
@@ -74,7 +76,8 @@ struct Tile {
   const int64_t* labels;
   const T *counted, *factor;
   Block<T> gradients[kMaxOperands];
-  T* value;  // of every lane
+  bool streams;  // gradients of a single row are written past the caches, where they are aligned
+  T* value;      // of every lane
   const double* parameters;
 };
 

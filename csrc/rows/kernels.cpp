@@ -27,16 +27,16 @@ void check_devices(const Description& about, const Arguments& a) {
                               ", for which this build of fusedloss has no kernels of this loss (it has: cpu). Move the "
                               "tensors to the CPU.");
   check_device(about.name, about.operands[1], a.operands[1], about.operands[0], a.operands[0]);
-  check_device(about.name, "weight", a.weight, about.operands[0], a.operands[0]);
-  check_device(about.name, "sample_weight", a.sample_weight, about.operands[0], a.operands[0]);
+  check_device(about.name, about.weight, a.weight, about.operands[0], a.operands[0]);
+  check_device(about.name, about.row_weight, a.sample_weight, about.operands[0], a.operands[0]);
 }
 
 void check_types(const Description& about, const Arguments& a) {
   for (int k = 0; k < kMaxOperands; ++k) check_real(about.name, about.operands[k], a.operands[k]);
   TORCH_CHECK_TYPE(c10::isFloatingType(a.operands[0].scalar_type()), about.name, ": ", about.operands[0],
                    " must be a floating-point tensor, got ", a.operands[0].scalar_type());
-  if (a.weight.defined()) check_real(about.name, "weight", a.weight);
-  if (a.sample_weight.defined()) check_real(about.name, "sample_weight", a.sample_weight);
+  if (a.weight.defined()) check_real(about.name, about.weight, a.weight);
+  if (a.sample_weight.defined()) check_real(about.name, about.row_weight, a.sample_weight);
   check_result_type(about.name, a.dtype);
 }
 
@@ -60,12 +60,14 @@ bool is_dense(const Description& about, const Arguments& a, c10::SymIntArrayRef 
 }
 
 void check_weights(const Description& about, const Arguments& a, const Checked& known) {
+  TORCH_CHECK_VALUE(!a.weight.defined() || about.weighs_mass || !known.dense || !takes_labels(about.targets),
+                    about.name, ": ", about.weight, " is for labels; a target of the input's shape has none");
   if (a.weight.defined())
-    TORCH_CHECK_VALUE(a.weight.dim() == 1 && a.weight.sym_size(0) == known.classes, about.name,
-                      ": weight must have one number for each of the ", known.classes, " classes, got shape ",
+    TORCH_CHECK_VALUE(a.weight.dim() == 1 && a.weight.sym_size(0) == known.classes, about.name, ": ", about.weight,
+                      " must have one number for each of the ", known.classes, " classes, got shape ",
                       a.weight.sym_sizes());
   if (a.sample_weight.defined())
-    check_fits(about.name, "sample_weight", a.sample_weight, known.rows, about.operands[0]);
+    check_fits(about.name, about.row_weight, a.sample_weight, known.rows, about.operands[0]);
 }
 
 at::ScalarType promoted(const at::Tensor& a, const at::Tensor& b) {
@@ -295,9 +297,10 @@ class Call {
     const int64_t* data = labels.const_data_ptr<int64_t>();
     int64_t first = 0;
     while (data[first] == a_.ignore_index || (0 <= data[first] && data[first] < pass_.classes)) ++first;
+    const bool ignores = a_.ignore_index != std::numeric_limits<int64_t>::min();
     TORCH_CHECK_INDEX(false, about_.name, ": every ", about_.operands[1], " must be the index of a class, from 0 to ",
-                      pass_.classes - 1, ", or ignore_index = ", a_.ignore_index, "; got ", data[first], " at index ",
-                      at::IntArrayRef(index_of(first, labels.sizes())));
+                      pass_.classes - 1, ignores ? ", or ignore_index = " + std::to_string(a_.ignore_index) : "",
+                      "; got ", data[first], " at index ", at::IntArrayRef(index_of(first, labels.sizes())));
   }
 
   // ---- the pass ----

@@ -13,7 +13,8 @@ struct JsDivergence {
   static constexpr Description about{.name = "js_divergence",
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
-                                     .parameters = {{"beta", Domain::open_unit}}};
+                                     .parameters = {{"beta", Domain::open_unit}},
+                                     .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::sum, 1}};
   Constant beta, rest;  // rest: 1 - beta
@@ -58,7 +59,8 @@ struct JsDivergenceWithLogits {
   static constexpr Description about{.name = "js_divergence_with_logits",
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
-                                     .parameters = {{"beta", Domain::open_unit}, {"temperature", Domain::positive}}};
+                                     .parameters = {{"beta", Domain::open_unit}, {"temperature", Domain::positive}},
+                                     .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 2}};
   Constant beta, rest, sharpness;  // rest: 1 - beta; sharpness: 1 / T

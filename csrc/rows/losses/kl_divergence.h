@@ -11,7 +11,8 @@
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct KlDivergence {
-  static constexpr Description about{.name = "kl_divergence", .operands = {"p", "q"}, .targets = Targets::dense};
+  static constexpr Description about{
+      .name = "kl_divergence", .operands = {"p", "q"}, .targets = Targets::dense, .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::sum, 1}};
 
@@ -56,7 +57,8 @@ struct KlDivergenceWithLogits {
   static constexpr Description about{.name = "kl_divergence_with_logits",
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
-                                     .parameters = {{"temperature", Domain::positive}}};
+                                     .parameters = {{"temperature", Domain::positive}},
+                                     .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 1}};
   Constant sharpness;  // 1 / T

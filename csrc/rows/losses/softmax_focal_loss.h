@@ -9,7 +9,8 @@
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct SoftmaxFocalLoss {
-  static constexpr Description about{.name = "softmax_focal_loss", .parameters = {{"gamma", Domain::nonnegative}}};
+  static constexpr Description about{
+      .name = "softmax_focal_loss", .parameters = {{"gamma", Domain::nonnegative}}, .weight = "alpha"};
   static constexpr bool dense = false;
   static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, 1}};
   Constant gamma;
