@@ -62,21 +62,29 @@ function(fusedloss_cuda_file name text)
 endfunction()
 
 # The text of a loss's CUDA file; the emulator compiles the same.
-function(fusedloss_device_text loss formula result)
+function(fusedloss_device_text family loss type result)
   set(${result}
-"#include \"pointwise/cuda.cuh\"
-#include \"pointwise/losses/${loss}.h\"
-namespace fusedloss::pointwise {
+"#include \"${family}/cuda.cuh\"
+#include \"${family}/losses/${loss}.h\"
+namespace fusedloss::${family} {
 extern const DeviceFunction ${loss}_device;
-const DeviceFunction ${loss}_device = launch_loss<${formula}>;
-}  // namespace fusedloss::pointwise
+const DeviceFunction ${loss}_device = launch_loss<${type}>;
+}  // namespace fusedloss::${family}
 " PARENT_SCOPE)
 endfunction()
 
-if(FUSEDLOSS_HAS_CUDA)
-  fusedloss_cuda_file(device "#include \"pointwise/device.cuh\"\n")
-  foreach(loss formula IN ZIP_LISTS pointwise_losses pointwise_types)
-    fusedloss_device_text(${loss} ${formula} text)
-    fusedloss_cuda_file(${loss} "${text}")
+# Adds all CUDA files by add_file(name text): what all families share, and the losses of each.
+macro(fusedloss_device_files add_file)
+  cmake_language(CALL ${add_file} device "#include \"core/device.cuh\"\n")
+  foreach(family pointwise rows)
+    cmake_language(CALL ${add_file} ${family}/device "#include \"${family}/device.cuh\"\n")
+    foreach(loss type IN ZIP_LISTS ${family}_losses ${family}_types)
+      fusedloss_device_text(${family} ${loss} ${type} text)
+      cmake_language(CALL ${add_file} ${family}/${loss} "${text}")
+    endforeach()
   endforeach()
+endmacro()
+
+if(FUSEDLOSS_HAS_CUDA)
+  fusedloss_device_files(fusedloss_cuda_file)
 endif()

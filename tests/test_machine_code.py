@@ -70,6 +70,31 @@ NAME = re.compile(
     r"(?P<element>NS_4CUDA\d+\w*?Float16E|[fd])?(?P<number>[fd])NS(?:_4CUDA|\d+_)\d+(?P<formula>[A-Z]\w*?)(?:ILb(?P<variant>\d)EE)?EE"
 )
 
+# The same of kernels over rows: types of elements and numbers, whether along a direction, formula and its variant.
+ROW_NAME = re.compile(
+    r"over_rowsI(?P<element>NS\d?_(?:3Any|4CUDA\d+B?Float16)E|[fd])(?P<number>[fd])Lb(?P<moving>\d)ENS1_\d+"
+    r"(?P<formula>[A-Z]\w*?)(?:I(?P<variant>(?:Lb\dE)+)E)?EEv"
+)
+ROW_FORMULAS = {
+    "CategoricalCrossEntropyFormula": ("00", "01", "11"),
+    "CategoricalHingeFormula": ("0", "1"),
+    "CrossEntropyFormula": ("000", "001", "010", "011", "110", "111"),
+    "JsDivergence": ("",),
+    "JsDivergenceWithLogits": ("",),
+    "KlDivergence": ("",),
+    "KlDivergenceWithLogits": ("",),
+    "MultiMarginFormula": ("0", "1"),
+    "MultilabelMargin": ("",),
+    "MultilabelSoftMargin": ("",),
+    "NllLoss": ("",),
+    "SoftmaxFocalLoss": ("",),
+}
+# Types of elements and numbers, and whether along a direction.
+ROW_KERNELS = (
+    *(("Any", number, moving) for number in "fd" for moving in (False, True)),
+    *((element, "f", False) for element in ("f", "Float16", "BFloat16")),
+)
+
 
 @dataclass
 class Kernel:
@@ -127,6 +152,32 @@ def title_of(name: str) -> Title | None:
     return Title(formula, match["way"], int(match["operands"]), int(match["mode"]), element, match["number"])
 
 
+@dataclass(frozen=True)
+class RowTitle:
+    formula: str
+    variant: str
+    element: str
+    number: str
+    moving: bool
+
+
+def row_title_of(name: str) -> RowTitle | None:
+    if not (match := ROW_NAME.search(name)):
+        return None
+    element = re.search(r"Any|B?Float16", match["element"])
+    variant = "".join(re.findall(r"Lb(\d)E", match["variant"] or ""))
+    found = element[0] if element else match["element"]
+    return RowTitle(match["formula"], variant, found, match["number"], match["moving"] == "1")
+
+
+def over_rows(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss4rows" in name}
+
+
+def elementwise(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if name not in over_rows(architecture)}
+
+
 def expected_titles() -> set[Title]:
     formulas = dict(re.findall(r"POINTWISE_LOSS\((\w+), (\w+)\)", (ROOT / "csrc/pointwise/losses.def").read_text()))
     variants = {"SigmoidFocalLoss": ["SigmoidFocalFormula<0>", "SigmoidFocalFormula<1>"]}
@@ -179,9 +230,39 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 def test_all_kernels_are_present(architecture: str) -> None:
-    titles = [title_of(name) for name in kernels(architecture)]
+    titles = [title_of(name) for name in elementwise(architecture)]
     assert {title for title in titles if title} == expected_titles()
-    assert len(titles) == len(expected_titles()) + 3  # finish, and rescale of two types
+    assert len(titles) == len(expected_titles()) + 4  # finish of both families, and rescale of two types
+
+
+def test_all_kernels_over_rows_are_present(architecture: str) -> None:
+    titles = [row_title_of(name) for name in over_rows(architecture)]
+    expected = {
+        RowTitle(formula, variant, *kernel)
+        for formula, variants in ROW_FORMULAS.items()
+        for variant in variants
+        for kernel in ROW_KERNELS
+    }
+    assert {title for title in titles if title} == expected
+    assert len(titles) == len(expected) + 1  # the one that counts rows
+
+
+def test_registers_and_occupancy_over_rows(architecture: str) -> None:
+    """Numbers that are double or dual are twice as long, and twice again if they are both."""
+    for name, kernel in over_rows(architecture).items():
+        title = row_title_of(name)
+        doublings = (title.number == "d") + title.moving if title else 0
+        assert 0 < kernel.registers <= (40, 80, 128)[doublings], name
+        assert occupancy(kernel, architecture) >= (0.75, 0.375, 0.25)[doublings], name
+
+
+def test_packs_over_rows_are_loaded_and_stored_by_one_instruction(architecture: str) -> None:
+    for name, kernel in over_rows(architecture).items():
+        if (title := row_title_of(name)) and title.element != "Any":
+            ops = [op for _, op, _ in kernel.code]
+            # (nll_loss reads nothing but the label's number where it makes gradients.)
+            assert is_wide(ops, "LDG") or title.formula == "NllLoss", name
+            assert is_wide(ops, "STG"), name
 
 
 def test_the_newest_architecture_is_there_for_later_ones() -> None:
@@ -191,7 +272,7 @@ def test_the_newest_architecture_is_there_for_later_ones() -> None:
 
 
 def test_registers_and_occupancy(architecture: str) -> None:
-    for name, kernel in kernels(architecture).items():
+    for name, kernel in elementwise(architecture).items():
         title = title_of(name)
         long_duals = title and title.number == "d" and title.mode == HVP
         assert 0 < kernel.registers <= (64 if long_duals else 40), name

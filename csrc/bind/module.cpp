@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "pointwise/op.h"
+#include "rows/device_pass.h"
 #include "rows/op.h"
 #include "torch/processor.h"
 #ifdef FUSEDLOSS_EMULATED
@@ -251,6 +252,7 @@ PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   bind_in_place(module);
   module.def("losses", [] { return describe_all(pointwise::losses()); });
   module.def("row_losses", [] { return describe_all(rows::losses()); });
+  module.def("check_targets", torch::wrap_pybind_function_no_gil(rows::check_targets));
   module.def("build_info", [] {
     return py::dict(py::arg("torch") = FUSEDLOSS_TORCH_VERSION, py::arg("compiler") = FUSEDLOSS_COMPILER,
                     py::arg("instruction_sets") = kInstructionSets, py::arg("instruction_set") = name_of(chosen_set()),

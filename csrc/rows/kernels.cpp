@@ -9,6 +9,7 @@
 
 #include "core/runs.h"
 #include "core/sum.h"
+#include "rows/device_pass.h"
 #include "rows/op.h"
 #include "rows/tiles.h"
 #include "torch/allocate.h"
@@ -22,10 +23,10 @@ namespace {
 
 void check_devices(const Description& about, const Arguments& a) {
   const at::Device device = a.operands[0].device();
-  TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu() || device.is_meta(), about.name, ": ", about.operands[0],
-                              " is on a device of type ", device.type(),
-                              ", for which this build of fusedloss has no kernels of this loss (it has: cpu). Move the "
-                              "tensors to the CPU.");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      device.is_cpu() || device.is_meta() || (kHasDevice && device.is_cuda()), about.name, ": ", about.operands[0],
+      " is on a device of type ", device.type(), ", for which this build of fusedloss has no kernels (it has: cpu",
+      kHasDevice ? ", cuda" : "", "). Move the tensors to the CPU, or rebuild fusedloss with support for the device.");
   check_device(about.name, about.operands[1], a.operands[1], about.operands[0], a.operands[0]);
   check_device(about.name, about.weight, a.weight, about.operands[0], a.operands[0]);
   check_device(about.name, about.row_weight, a.sample_weight, about.operands[0], a.operands[0]);
@@ -121,7 +122,7 @@ class Call {
     else if (known_.dense)
       show_classes(a.operands[1], pass_.operands[1]);
     else
-      show(a.operands[1], pass_.labels);
+      show_labels(a.operands[1]);
     show(a.sample_weight, pass_.row_weight);
     pass_.parameters = a.parameters.data();
     pass_.ignored = a.ignore_index;
@@ -135,6 +136,7 @@ class Call {
 
   bool reduces() const { return a_.reduction != Reduction::none; }
   bool computes() const { return !a_.operands[0].is_meta(); }
+  bool on_gpu() const { return on_device(a_.operands[0]); }
 
   void take_tangents(const Tensors& tangents) {
     constexpr const char* kNames[kMaxOperands] = {"tangent0", "tangent1"};
@@ -157,6 +159,8 @@ class Call {
                about_.operands[0]);
     if (!reduces())
       show(grad_output, pass_.grad_output);
+    else if (on_gpu())
+      point(pass_.factor, floating(grad_output));
     else if (computes())
       pass_.scale *= grad_output.item().toDouble();
   }
@@ -182,6 +186,7 @@ class Call {
     if (!computes()) return;
     lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(known_.rows)), shown_);
     pass_.across = -1;  // rows are walked in the order of the input's memory only
+    if (on_gpu()) return run_on_device();
     const double denominator = divide_by_count();
     const double sum = run_blocks();
     if (!value_.defined() || !reduces()) return;
@@ -203,16 +208,50 @@ class Call {
     return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, known_.compute);
   }
   void show(const at::Tensor& tensor, View& view) {
-    if (tensor.defined()) shown_.push_back({&tensor, &view});
+    if (tensor.defined()) shown_.push_back({on_gpu() ? &floating(tensor) : &tensor, &view});
   }
-  void show_classes(const at::Tensor& tensor, ClassView& view) {
+  void show_classes(const at::Tensor& given, ClassView& view) {
+    const at::Tensor& tensor = on_gpu() ? floating(given) : given;
     if (computes()) view.step = tensor.stride(known_.axis);
     shown_.push_back({&tensor, &view, known_.axis});
   }
+  // On a device they are contiguous: a label that is no class is then named by where it stands in memory.
+  void show_labels(const at::Tensor& labels) {
+    shown_.push_back({on_gpu() ? &kept(labels.to(at::kLong).contiguous()) : &labels, &pass_.labels});
+  }
 
-  // How often every class is in the row's list.
+  // ---- on a device ----
+
+  // The CUDA kernels read numbers of floating types only: integers are rare there.
+  const at::Tensor& floating(const at::Tensor& tensor) {
+    return c10::isFloatingType(tensor.scalar_type()) ? tensor : kept(tensor.to(known_.compute));
+  }
+  const at::Tensor& kept(at::Tensor tensor) {
+    converted_.push_back(std::move(tensor));
+    return converted_.back();
+  }
+  void run_on_device() {
+    const bool wide = known_.compute == at::kDouble;
+    if (reduces() && a_.reduction != Reduction::sum) find_denominator(wide);
+    if (value_.defined() && reduces()) point(pass_.sum, value_);
+    if constexpr (kHasDevice) rows::run_on_device(loss_, pass_, known_.dense, wide, a_.operands[0]);
+  }
+  // By what the sum over the rows is divided: the device knows it where that is seen from labels and weights.
+  void find_denominator([[maybe_unused]] bool wide) {
+    const bool weighted = about_.weighted_mean, never_zero = a_.reduction == Reduction::mean_or_zero;
+    if constexpr (kHasDevice)
+      if (pass_.labels.data || (weighted && pass_.row_weight.data)) {
+        const at::Tensor& count = kept(count_on_device(loss_, pass_, weighted, never_zero, wide, a_.operands[0]));
+        pass_.divisor = count.const_data_ptr<double>();
+        return;
+      }
+    pass_.denominator = pass_.count == 0 && never_zero ? 1 : double(pass_.count);
+    pass_.scale /= pass_.denominator;
+  }
+
+  // How often every class is in the row's list. (On a device too it is the host that looks.)
   at::Tensor members() const {
-    const at::Tensor lists = a_.operands[1].to(at::kLong).movedim(known_.axis, -1).contiguous();
+    const at::Tensor lists = a_.operands[1].to(at::kCPU, at::kLong).movedim(known_.axis, -1).contiguous();
     at::Tensor result = at::zeros(lists.sizes(), lists.options().dtype(known_.compute));
     const int64_t* list = lists.const_data_ptr<int64_t>();
     const int64_t classes = lists.size(-1);
@@ -227,7 +266,7 @@ class Call {
         else
           ++result.mutable_data_ptr<float>()[row + list[k]];
       }
-    return result.movedim(-1, known_.axis);
+    return result.to(a_.operands[0].device()).movedim(-1, known_.axis);
   }
 
   // ---- what counts ----
@@ -326,8 +365,10 @@ class Call {
   const Description& about_;
   const Arguments& a_;
   const Checked known_;
-  Pass pass_;
+  DevicePass pass_;
   c10::SmallVector<Shown, 10> shown_;
+  // What the device needs beside the arguments: room for all of them, because shown_ points here.
+  c10::SmallVector<at::Tensor, 10> converted_;
   at::Tensor weight_, members_, value_;
   Tensors gradients_;
 };

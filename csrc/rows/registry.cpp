@@ -11,10 +11,18 @@ namespace fusedloss::rows {
 #include "rows/losses.def"
 #undef ROWS_LOSS
 extern const Engine engine_DEFAULT, engine_AVX2, engine_AVX512;
+#ifdef FUSEDLOSS_CUDA
+#define ROWS_LOSS(name, Loss) extern const DeviceFunction name##_device;
+#include "rows/losses.def"
+#undef ROWS_LOSS
+#define FUSEDLOSS_DEVICE(name) name##_device
+#else
+#define FUSEDLOSS_DEVICE(name) nullptr
+#endif
 
 const std::array<Loss, kLosses>& losses() {
   static const std::array<Loss, kLosses> all{{
-#define ROWS_LOSS(name, Loss) {&name##_about, &FUSEDLOSS_CHOOSE(name)},
+#define ROWS_LOSS(name, Loss) {&name##_about, &FUSEDLOSS_CHOOSE(name), FUSEDLOSS_DEVICE(name)},
 #include "rows/losses.def"
 #undef ROWS_LOSS
   }};

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 
+#include "rows/device.h"
 #include "rows/kernel.h"
 
 namespace fusedloss::rows {
@@ -15,6 +16,7 @@ inline constexpr int kLosses = 0
 struct Loss {
   const Description* about;
   const TileFunctions* functions;  // for this processor
+  DeviceFunction device;           // null in a build without CUDA
 };
 
 const std::array<Loss, kLosses>& losses();

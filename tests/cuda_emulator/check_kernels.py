@@ -117,7 +117,7 @@ def computed(case: Case, grad_output: Tensor, tangents: list[Tensor]) -> dict[st
 def close(got: Tensor, want: Tensor, scale: float = 0.0) -> bool:
     """Up to rounding of the largest number, or of one of size `scale`."""
     tolerance = TOLERANCE[got.dtype]
-    largest = max(want.abs().max().item(), scale)
+    largest = max(want.abs().nan_to_num(0).max().item(), scale)
     return torch.allclose(got.double(), want, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 

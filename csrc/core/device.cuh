@@ -1,0 +1,41 @@
+// The kernels and questions to the device that all families share.
+#pragma once
+#include <algorithm>
+
+#include "core/numbers.cuh"
+#include "core/sum.h"
+
+namespace fusedloss {
+inline namespace FUSEDLOSS_SET {
+
+// One block: the partials of the first stage, each thread's in order.
+__global__ void __launch_bounds__(kDeviceThreads) finish(const double* partials, int count, Numbers result,
+                                                         double denominator, const double* divisor, bool never_zero) {
+  Sum<double> sum;
+  for (int i = int(threadIdx.x); i < count; i += kDeviceThreads) sum.add(partials[i]);
+  const double total = sum_of_block<kDeviceThreads>(value_of(sum));
+  if (threadIdx.x != 0) return;
+  const double quotient = total / (denominator * (divisor ? *divisor : 1));
+  write(result, 0, never_zero && quotient == 0 ? double(INFINITY) : quotient);
+}
+
+}  // namespace FUSEDLOSS_SET
+
+int launch_finish(const double* partials, int count, const Numbers& result, double denominator, const double* divisor,
+                  bool never_zero, void* stream) {
+  return launch(finish, dim3(1), dim3(kDeviceThreads), static_cast<cudaStream_t>(stream), partials, count, result,
+                denominator, divisor, never_zero);
+}
+
+int blocks_of_one_wave(int together, int& blocks) {
+  int device = 0, processors = 0, threads = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, device);
+  blocks = processors * std::min(threads / kDeviceThreads, together);
+  return error;
+}
+
+const char* describe_device_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+}  // namespace fusedloss

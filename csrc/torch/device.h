@@ -1,0 +1,60 @@
+// What the CUDA side of all families needs of torch: where tensors are, streams, errors.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#ifdef FUSEDLOSS_CUDA
+#include "core/device.h"
+#include "core/view.h"
+#ifndef FUSEDLOSS_EMULATED
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#endif
+#endif
+
+namespace fusedloss {
+
+// Whether there are kernels for CUDA.
+#ifdef FUSEDLOSS_CUDA
+inline constexpr bool kHasDevice = true;
+#else
+inline constexpr bool kHasDevice = false;
+#endif
+
+// Whether the CUDA kernels are what computes on this tensor. In the emulated build that is so for CPU tensors.
+inline bool on_device([[maybe_unused]] const at::Tensor& tensor) {
+#ifdef FUSEDLOSS_EMULATED
+  return tensor.is_cpu();
+#else
+  return kHasDevice && tensor.is_cuda();
+#endif
+}
+
+#ifdef FUSEDLOSS_CUDA
+inline void check_device_error(int error, const char* name) {
+  TORCH_CHECK(error == 0, name, ": CUDA: ", describe_device_error(error));
+}
+
+// Makes the tensor's device the current one while it lives, and knows the stream that torch uses there.
+#ifdef FUSEDLOSS_EMULATED
+struct OnDevice {
+  explicit OnDevice(const at::Tensor&) {}
+  void* stream() const { return nullptr; }
+};
+#else
+class OnDevice {
+ public:
+  explicit OnDevice(const at::Tensor& tensor) : guard_(tensor.device()) {}
+  void* stream() const {
+    const at::Device device = guard_.current_device();
+    return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+  }
+
+ private:
+  c10::DeviceGuard guard_;
+};
+#endif
+
+inline Numbers numbers_at(const View& view) { return {view.data, view.dtype}; }
+#endif
+
+}  // namespace fusedloss
