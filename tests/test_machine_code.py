@@ -73,7 +73,7 @@ NAME = re.compile(
 # The same of kernels over rows: types of elements and numbers, whether along a direction, formula and its variant.
 ROW_NAME = re.compile(
     r"over_rowsI(?P<element>NS\d?_(?:3Any|4CUDA\d+B?Float16)E|[fd])(?P<number>[fd])Lb(?P<moving>\d)ENS1_\d+"
-    r"(?P<formula>[A-Z]\w*?)(?:I(?P<variant>(?:Lb\dE)+)E)?EEv"
+    r"(?P<formula>[A-Z]\w*?)(?:I(?P<variant>(?:Lb\dE)+)E)?EEEv"
 )
 ROW_FORMULAS = {
     "CategoricalCrossEntropyFormula": ("00", "01", "11"),
