@@ -27,21 +27,26 @@ def weights(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor | Non
 # ---- layouts: the same shape in other places of memory, of four axes -----------------------------------------------
 
 
+def garbage(x: Tensor) -> Tensor:
+    """What no one may read: NaN, or a number that is no label."""
+    return torch.full_like(x, math.nan if x.is_floating_point() else torch.iinfo(x.dtype).max)
+
+
 def transposed(x: Tensor) -> Tensor:
     return x.transpose(0, -1).contiguous().transpose(0, -1)
 
 
 def stepped(x: Tensor) -> Tensor:
-    return torch.stack([x, torch.full_like(x, math.nan)], dim=-1).flatten(-2)[..., ::2]
+    return torch.stack([x, garbage(x)], dim=-1).flatten(-2)[..., ::2]
 
 
 def rows_apart(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.full_like(x, math.nan)], dim=-1)[..., : x.shape[-1]]
+    return torch.cat([x, garbage(x)], dim=-1)[..., : x.shape[-1]]
 
 
 def offset(x: Tensor) -> Tensor:
     """Not aligned to a vector."""
-    return torch.cat([torch.full_like(x.flatten()[:1], math.nan), x.flatten()])[1:].view(x.shape)
+    return torch.cat([garbage(x.flatten()[:1]), x.flatten()])[1:].view(x.shape)
 
 
 def channels_last(x: Tensor) -> Tensor:
