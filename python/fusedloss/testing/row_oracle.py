@@ -166,10 +166,9 @@ def expected(
     if not rounding:
         return loss, gradients
     if directions is not None:
-        signs = np.random.default_rng(0)
-        for _ in range(2):
-            signed = {k: d * signs.choice([-1, 1], d.shape) for k, d in directions.items()}
-            loss, gradients = with_sizes((loss, gradients), results(name, operands, *rest[:-1], signed))
+        loss, gradients = with_sizes_along(
+            (loss, gradients), [results(name, operands, *rest[:-1], part) for part in parts(directions, axis)]
+        )
     step = rounding if directions is None else max(rounding, 2.0**-24)  # differences do not see a smaller one
     # All operands at once, one up and the next down, so that what they have in common does not hide a change.
     floats = [k for k, x in operands.items() if np.issubdtype(x.dtype, np.floating)]
@@ -184,8 +183,27 @@ def with_change(found: Result, moved: Result, factor: Any) -> Result:
     return replace(found, sensitivity=np.nan_to_num(np.abs(moved.value - found.value) * factor))
 
 
-def with_sizes(found: Both, along_others: Both) -> Both:
-    """A change is the sum of what every class of a direction does, and of the size that it has with other signs."""
-    others = along_others[1]
-    gradients = {k: replace(x, size=np.maximum(x.size, others[k].size)) for k, x in found[1].items()}
-    return replace(found[0], size=np.maximum(found[0].size, along_others[0].size)), gradients
+PARTS = 4
+
+
+def parts(directions: dict[str, Array], axis: int) -> list[dict[str, Array]]:
+    """The directions, every one with a quarter of the classes."""
+    found = []
+    for k in range(PARTS):
+        part = {}
+        for name, d in directions.items():
+            classes = np.moveaxis(d, axis, -1) if d.ndim else d[None]
+            mine = np.arange(classes.shape[-1]) % PARTS == k
+            part[name] = np.moveaxis(classes * mine, -1, axis) if d.ndim else (classes * mine)[0]
+        found.append(part)
+    return found
+
+
+def with_sizes_along(found: Both, of_parts: list[Both]) -> Both:
+    """A change is the sum of what the classes of a direction do: of the size of what a few parts of them add up to."""
+    loss, gradients = found
+    size = sum(np.abs(one.value) for one, _ in of_parts)
+    sizes = {k: sum(np.abs(others[k].value) for _, others in of_parts) for k in gradients}
+    # A loss of many rows is also the sum of these.
+    loss = replace(loss, size=np.maximum(loss.size, size))
+    return loss, {k: replace(x, size=np.maximum(x.size, sizes[k])) for k, x in gradients.items()}
