@@ -65,7 +65,7 @@ test-sanitized: $(VENV)/.set-up
 	cp -r python/fusedloss/. $(SANITIZED)/site/fusedloss/
 	PYTHONPATH=$(CURDIR)/$(SANITIZED)/site $(PRELOAD) $(BIN)/python -m pytest -q -m core -n $(JOBS)
 
-# The kernels of all losses, then those of two with sanitizers, in the build that `make mutants` starts from.
+# The kernels of all losses, then those of a few with sanitizers, in the build that `make mutants` starts from.
 test-emulated: $(VENV)/.set-up
 	@echo "== Building the CUDA kernels for the emulator and running the tests on them"
 	$(CONFIGURE) -B $(EMULATED) -DFUSEDLOSS_EMULATED=ON > /dev/null
@@ -75,10 +75,11 @@ test-emulated: $(VENV)/.set-up
 	PYTHONPATH=$(CURDIR)/$(EMULATED)/site $(BIN)/python -m pytest -q -n $(JOBS) \
 	  --emulated $$(echo $(EMULATED)/_emu*.so) $(EMULATED_TESTS)
 	$(BIN)/python tests/cuda_emulator/check_kernels.py $$(echo $(EMULATED)/_emu*.so)
+	$(BIN)/python tests/cuda_emulator/check_rows.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up
-	@echo "== Seeding defects in the CUDA kernels (52, each about 20 seconds)"
+	@echo "== Seeding defects in the CUDA kernels (65, each about 20 seconds)"
 	$(BIN)/python tests/cuda_emulator/mutants.py --jobs $(JOBS)
 
 check: $(VENV)/.set-up

@@ -1,8 +1,8 @@
-"""Seeds defects in the CUDA kernels and launchers, one at a time, and shows that `check_kernels.py` finds each of them.
+"""Seeds defects in the CUDA kernels and launchers, one at a time, and shows that the tests find each of them.
 
     python tests/cuda_emulator/mutants.py [--only TEXT] [--jobs N]
 
-Works on a copy of the sources in build/mutants with two losses only, built with sanitizers. Exits with 1 if the
+Works on a copy of the sources in build/mutants with a few losses only, built with sanitizers. Exits with 1 if the
 unmutated build is not clean, if a defect is not found or if it cannot be seeded any more because the text that it
 replaces has changed.
 """
@@ -28,12 +28,16 @@ BUILDS = ROOT / "build/mutants"
 # By family: only these losses are built. (The rows' have no CUDA kernels, but a family has losses.)
 LOSSES = {
     "pointwise": "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n",
-    "rows": "ROWS_LOSS(nll_loss, NllLoss)\n",
+    "rows": "ROWS_LOSS(nll_loss, NllLoss)\nROWS_LOSS(multi_margin_loss, MultiMargin)\n"
+    "ROWS_LOSS(kl_divergence_with_logits, KlDivergenceWithLogits)\n",
 }
 CUDA, KERNELS = "csrc/core/cuda.h", "csrc/pointwise/cuda.cuh"
 SHARED, HOST = "csrc/pointwise/device.cuh", "csrc/pointwise/device.cpp"
 PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
-# The unmutated kernels are tested with all of these, the mutants with the last.
+ROWS, COUNT, ROWS_HOST = "csrc/rows/cuda.cuh", "csrc/rows/device.cuh", "csrc/rows/device.cpp"
+NUMBERS, DEVICE, ROWS_OP = "csrc/core/numbers.cuh", "csrc/core/device.cuh", "csrc/rows/kernels.cpp"
+CHECKS = ("check_kernels.py", "check_rows.py")
+# The unmutated kernels are tested with all of these, a mutant with one.
 SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
 SECONDS = 300  # a test run that takes longer hangs
 
@@ -44,6 +48,7 @@ class Mutant:
     file: str
     old: str
     new: str
+    sanitizers: str = "address,undefined"  # a race may show to "thread" alone
 
 
 MUTANTS = (
@@ -140,6 +145,35 @@ MUTANTS = (
         "nonnegative: return {.low = 0, .has_ends = false};",
     ),
     Mutant("domain not looked at", KERNELS, "if (!piece.domain.excludes(operand(restricted))) return;", "return;"),
+    # Rows: the terms of the threads that have one together.
+    Mutant("rows: missing barrier", ROWS, "  __syncthreads();\n  terms = empty", "  terms = empty"),
+    Mutant("rows: last warp lost", ROWS, "warp < kWarps; ++warp", "warp < kWarps - 1; ++warp"),
+    Mutant("rows: tree of a warp starts a step late", ROWS, "int lanes = kWarp / 2;", "int lanes = kWarp / 4;"),
+    Mutant("rows: half of the warp in the mask", ROWS, "xor_sync(kFullWarp,", "xor_sync(0xffffu,"),
+    # Rows: classes.
+    Mutant(
+        "rows: last class lost",
+        ROWS,
+        "i < singles(); i += threads()) {\n      combine",
+        "i + 1 < singles(); i += threads()) {\n      combine",
+    ),
+    Mutant("rows: classes by the wrong stride", ROWS, "row + c * view.step", "row + c"),
+    Mutant("rows: gradients by the wrong stride", ROWS, "offset(place, k) + c * view.step", "offset(place, k) + c"),
+    Mutant(
+        "rows: tangents where the operands are",
+        ROWS,
+        "tangents_(rows, rows.tangents,",
+        "tangents_(rows, rows.operands,",
+    ),
+    Mutant("rows: first pack not aligned", ROWS, "unsigned(-address % 16 / sizeof(S))", "unsigned(0 * address)"),
+    Mutant(
+        "rows: classes after the packs taken for others", ROWS, "i < head_ ? i : i + packs_", "true ? i : i + packs_"
+    ),
+    Mutant("rows: a chunk counts twice", ROWS, "    some = empty<stage, V>();\n", ""),
+    Mutant(
+        "rows: all classes have the first one's weight", ROWS, "(rows_.weight.data) + c", "(rows_.weight.data) + 0 * c"
+    ),
+    Mutant("rows: alignment not tested", ROWS, "first.data)) % 16 == 0", "first.data)) % 1 == 0"),
 )
 
 
@@ -196,7 +230,12 @@ def library(name: str) -> str:
     return run(["g++", f"-print-file-name={name}"]).stdout.strip()
 
 
-def defect_found(build: Path, jobs: int) -> str:
+def checks_of(file: str) -> tuple[str, ...]:
+    """The scripts that a defect in this file concerns."""
+    return CHECKS[:1] if "pointwise" in file else CHECKS[1:] if "rows" in file else CHECKS
+
+
+def defect_found(build: Path, jobs: int, checks: tuple[str, ...] = CHECKS) -> str:
     """Builds and tests what is in the tree; what was found, or ''."""
     built = run([str(Path(sys.executable).parent / "ninja"), "-C", str(build), "-j", str(jobs)])
     if built.returncode:
@@ -209,12 +248,14 @@ def defect_found(build: Path, jobs: int) -> str:
         "UBSAN_OPTIONS": "halt_on_error=1",
         "TSAN_OPTIONS": "halt_on_error=1",
     }
-    command = [sys.executable, str(ROOT / HERE / "check_kernels.py"), str(module)]
-    try:
-        tested = run(command, env=environment, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"no end within {SECONDS} s"
-    return complaint(tested.stderr) if tested.returncode else ""
+    for check in checks:
+        try:
+            tested = run([sys.executable, str(ROOT / HERE / check), str(module)], env=environment, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"no end within {SECONDS} s"
+        if tested.returncode:
+            return complaint(tested.stderr)
+    return ""
 
 
 def try_mutant(mutant: Mutant, build: Path, jobs: int) -> str:
@@ -222,7 +263,7 @@ def try_mutant(mutant: Mutant, build: Path, jobs: int) -> str:
     clean = path.read_text()
     try:
         path.write_text(clean.replace(mutant.old, mutant.new))
-        return defect_found(build, jobs)
+        return defect_found(build, jobs, checks_of(mutant.file))
     finally:
         path.write_text(clean)
 
@@ -253,7 +294,7 @@ def main(
         if only not in mutant.what:
             continue
         start = time.monotonic()
-        found = try_mutant(mutant, build, jobs)
+        found = try_mutant(mutant, BUILDS / mutant.sanitizers, jobs)
         survivors += not found
         seconds = f"{time.monotonic() - start:.0f}"
         console.print(f"{seconds:>4} s  {mutant.what}: {found or 'NOT FOUND'}", markup=False, highlight=False)
