@@ -110,10 +110,12 @@ AT: dict[str, tuple[int, ...]] = {"_backward": (0, 2, 3), "_jvp": (0, 1, 2, 3), 
 def test_opcheck(loss: RowLoss, reduction: str) -> None:
     """Of the value, gradient, jvp and second-derivative ops, with the arguments that the functions give them."""
     calls = ops_called(loss, reduction)
-    suffixes = {"_backward", "_jvp", "_hvp"} if reduction == "none" else {"_value_and_gradient", "_backward", "_jvp"}
+    suffixes = {"_backward", "_jvp", "_hvp"} if reduction == "none" else {"_value_and_gradient"}
     for suffix in suffixes:
         assert any(name.endswith(suffix) for name in calls), f"{suffix} is not in {list(calls)}"
     for name, (func, args) in calls.items():
+        if reduction == "mean" and name.endswith(("_backward", "_jvp", "_hvp")):
+            continue  # the same op as that of 'none'
         suffix = next((x for x in AT if name.endswith(x)), "")
         leaves = [
             x.detach().clone().requires_grad_(k in AT.get(suffix, (0, 1, 2)) and x.is_floating_point())
@@ -319,7 +321,7 @@ def test_the_node_says_whose_it_is() -> None:
 # ---- the same bits --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @EACH_KIND
 def test_the_number_of_threads_changes_no_bit(loss: RowLoss, dtype: torch.dtype) -> None:
     """Of rows in lanes and of long rows, in dense and in transposed memory, and again on the same threads."""
