@@ -66,7 +66,7 @@ int64_t integer_from(const char* loss, const char* name, PyObject* object) {
 
 // The reduction of this name, of those that a loss offers: none, mean, sum and `more`.
 Reduction reduction_from(const char* loss, PyObject* object, std::initializer_list<Reduction> more) {
-  constexpr std::string_view kNames[] = {"none", "mean", "sum", "batchmean", "rowmean", "mean_or_zero"};
+  constexpr std::string_view kNames[] = {"none", "mean", "sum", "batchmean", "rowmean", "_mean_or_zero"};
   TORCH_CHECK_TYPE(PyUnicode_Check(object), loss, ": reduction must be a string, got ", Py_TYPE(object)->tp_name);
   Py_ssize_t length = 0;
   const char* text = PyUnicode_AsUTF8AndSize(object, &length);
@@ -172,12 +172,13 @@ PyObject* call_rows(PyObject* self, PyObject* const* arguments, Py_ssize_t count
     const Parameters parameters(name, about.parameters, arguments[4]);
     const rows::Arguments a{
         {tensor_from(name, about.operands[0], arguments[0]), tensor_from(name, about.operands[1], arguments[1])},
-        optional_tensor_from(name, "weight", arguments[2]),
-        optional_tensor_from(name, "sample_weight", arguments[3]),
+        optional_tensor_from(name, about.weight, arguments[2]),
+        optional_tensor_from(name, about.row_weight, arguments[3]),
         parameters.values(),
         integer_from(name, "axis", arguments[5]),
         integer_from(name, "ignore_index", arguments[6]),
-        reduction_from(name, arguments[7], {Reduction::batchmean, Reduction::mean_or_zero}),
+        reduction_from(name, arguments[7],
+                       {about.batchmean ? Reduction::batchmean : Reduction::sum, Reduction::mean_or_zero}),
         {}};
     const py::gil_scoped_release release;
     return function(loss, a);

@@ -5,6 +5,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/mean.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
@@ -91,42 +92,73 @@ class Weighted {
   }
 
   at::Tensor value() const {
-    if (a_.weight.defined() && !takes_labels(loss_.about->targets)) return reduced(by_class()).to(known_.dtype);
-    Arguments plain = a_;
-    c10::SmallVector<double, kMaxParameters> parameters(a_.parameters.begin(), a_.parameters.end());
-    plain.reduction = Reduction::none;
-    plain.dtype = compute_;
-    plain.weight = at::Tensor();
-    if (counts_.defined()) plain.sample_weight = counts_.to(compute_);
-    if (a_.weight.defined() && loss_.about->weighs_mass) {
-      plain.operands[1] = mass();
-      parameters[0] = 0;  // the smoothing is in the mass
-      plain.parameters = parameters;
-    }
-    at::Tensor rows = call_value(loss_, plain);
-    if (a_.weight.defined() && !loss_.about->weighs_mass) rows = rows * of_label();
-    if (a_.sample_weight.defined()) rows = rows * a_.sample_weight;
-    return reduced(rows).to(known_.dtype);
+    if (by_class()) return reduced(mean_of_classes()).to(known_.dtype);
+    c10::SmallVector<double, kMaxParameters> parameters;
+    at::Tensor rows = call_value(loss_, plain(parameters));
+    const at::Tensor factor = of_rows();
+    return reduced(factor.defined() ? rows * factor : rows).to(known_.dtype);
+  }
+
+  // The gradients, as torch's ops of the weights.
+  Tensors backward(const at::Tensor& grad_output, const Mask& mask) const {
+    TORCH_CHECK_NOT_IMPLEMENTED(!by_class(), "fusedloss: ", loss_.about->name,
+                                ": the gradient has no derivative by a weight");
+    c10::SmallVector<double, kMaxParameters> parameters;
+    const Arguments a = plain(parameters);
+    at::SymDimVector shape(known_.rows.begin(), known_.rows.end());
+    at::Tensor grad = grad_output.to(compute_);
+    if (a_.reduction != Reduction::none && a_.reduction != Reduction::sum) grad = divided(grad);
+    const at::Tensor factor = of_rows();
+    if (factor.defined()) grad = grad * factor;
+    Tensors results = call_backward(loss_, grad.expand_symint(shape), mask, a);
+    if (results[1].defined() && a_.weight.defined() && loss_.about->weighs_mass)
+      results[1] = results[1] * (a_.weight.to(compute_).view_symint(along_classes()) * (1 - a_.parameters[0]));
+    return results;
   }
 
  private:
   // Of the class that is the row's label.
   at::Tensor of_label() const { return a_.weight.to(compute_).take(labels_); }
 
-  // multilabel_soft_margin_loss: the mean over the classes of their own, weighted losses.
-  at::Tensor by_class() const {
+  // The arguments without the weights; what they leave out stays out.
+  Arguments plain(c10::SmallVector<double, kMaxParameters>& parameters) const {
+    Arguments plain = a_;
+    parameters.assign(a_.parameters.begin(), a_.parameters.end());
+    plain.reduction = Reduction::none;
+    plain.dtype = compute_;
+    plain.weight = at::Tensor();
+    plain.sample_weight = counts_.defined() ? counts_.to(compute_) : at::Tensor();
+    if (a_.weight.defined() && loss_.about->weighs_mass) {
+      plain.operands[1] = mass();
+      parameters[0] = 0;  // the smoothing is in the mass
+    }
+    plain.parameters = parameters;
+    return plain;
+  }
+  // What multiplies the rows, if anything does.
+  at::Tensor of_rows() const {
+    const bool by_label = a_.weight.defined() && !loss_.about->weighs_mass;
+    if (by_label && a_.sample_weight.defined()) return of_label() * a_.sample_weight;
+    return by_label ? of_label() : a_.sample_weight;
+  }
+  at::SymDimVector along_classes() const {
     at::SymDimVector along(a_.operands[0].dim(), c10::SymInt(1));
     along[known_.axis] = known_.classes;
+    return along;
+  }
+
+  // multilabel_soft_margin_loss: the mean over the classes of their own, weighted losses.
+  bool by_class() const { return a_.weight.defined() && !takes_labels(loss_.about->targets); }
+  at::Tensor mean_of_classes() const {
     const at::Tensor each = at::binary_cross_entropy_with_logits(
         a_.operands[0].to(compute_), a_.operands[1].to(compute_), {}, {}, at::Reduction::None);
-    return (each * a_.weight.to(compute_).view_symint(along)).mean(known_.axis);
+    return (each * a_.weight.to(compute_).view_symint(along_classes())).mean(known_.axis);
   }
 
   // The weighted and smoothed target.
   at::Tensor mass() const {
     const double smoothing = a_.parameters[0];
-    at::SymDimVector along(a_.operands[0].dim(), c10::SymInt(1));
-    along[known_.axis] = known_.classes;
+    const at::SymDimVector along = along_classes();
     at::Tensor target = a_.operands[1];
     if (!known_.dense) {
       const auto classes = at::arange(known_.classes, labels_.options()).view_symint(along);
@@ -141,15 +173,18 @@ class Weighted {
 
   at::Tensor reduced(const at::Tensor& rows) const {
     if (a_.reduction == Reduction::none) return rows;
-    if (a_.reduction == Reduction::sum) return rows.sum();
-    at::Tensor of_rows = at::ones_like(rows);
+    return a_.reduction == Reduction::sum ? rows.sum() : divided(rows.sum());
+  }
+  // By what the mean divides a sum over the rows.
+  at::Tensor divided(const at::Tensor& sum) const {
+    at::Tensor each = at::ones_symint(known_.rows, a_.operands[0].options().dtype(compute_));
     if (loss_.about->weighted_mean) {
-      if (a_.weight.defined() && !known_.dense) of_rows = of_rows * of_label();
-      if (a_.sample_weight.defined()) of_rows = of_rows * a_.sample_weight;
+      if (a_.weight.defined() && !known_.dense) each = each * of_label();
+      if (a_.sample_weight.defined()) each = each * a_.sample_weight;
     }
-    if (in_mean_.defined()) of_rows = at::where(in_mean_, of_rows, 0);
-    const at::Tensor total = of_rows.sum(), mean = rows.sum() / total;
-    return a_.reduction == Reduction::mean_or_zero ? at::where(total.eq(0), 0, mean) : mean;
+    if (in_mean_.defined()) each = at::where(in_mean_, each, 0);
+    const at::Tensor total = each.sum();
+    return a_.reduction == Reduction::mean_or_zero ? at::where(total.eq(0), 0, sum / total) : sum / total;
   }
 
   const Loss& loss_;
@@ -192,7 +227,7 @@ at::Tensor value_with_in_place_backward(const Loss& loss, const Arguments& a) {
 }
 
 Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  refuse_active(loss, a);
+  if (active(a)) return differentiable::given_or_empty(Weighted(loss, a).backward(grad_output, mask), grad_output);
   return differentiable::backward<Family>(loss, grad_output, mask, a);
 }
 

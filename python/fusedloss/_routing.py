@@ -17,7 +17,7 @@ from fusedloss import _C
 _Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], str], Tensor]
 _RowsLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], int, int, str], Tensor]
 
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "mean_or_zero": 5}
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "_mean_or_zero": 5}
 
 
 def _route(name: str) -> _Loss:

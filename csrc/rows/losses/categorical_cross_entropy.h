@@ -94,7 +94,8 @@ struct CategoricalCrossEntropy {
   static constexpr Description about{.name = "categorical_cross_entropy",
                                      .targets = Targets::labels_or_dense,
                                      .parameters = {{"label_smoothing", Domain::unit}},
-                                     .weighs_mass = true};
+                                     .weighs_mass = true,
+                                     .one_hot = true};
   template <bool dense, class Use>
   static void with_formula(const double* parameters, int64_t classes, Use use) {
     if constexpr (!dense)

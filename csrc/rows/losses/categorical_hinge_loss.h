@@ -78,7 +78,8 @@ struct CategoricalHingeFormula {
 };
 
 struct CategoricalHinge {
-  static constexpr Description about{.name = "categorical_hinge_loss", .targets = Targets::labels_or_dense};
+  static constexpr Description about{
+      .name = "categorical_hinge_loss", .targets = Targets::labels_or_dense, .one_hot = true};
   template <bool dense, class Use>
   static void with_formula(const double*, int64_t, Use use) {
     use(CategoricalHingeFormula<dense>{});

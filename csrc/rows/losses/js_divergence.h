@@ -14,6 +14,7 @@ struct JsDivergence {
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
                                      .parameters = {{"beta", Domain::open_unit}},
+                                     .batchmean = true,
                                      .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::sum, 1}};
@@ -60,6 +61,7 @@ struct JsDivergenceWithLogits {
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
                                      .parameters = {{"beta", Domain::open_unit}, {"temperature", Domain::positive}},
+                                     .batchmean = true,
                                      .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 2}};

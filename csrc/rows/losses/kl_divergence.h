@@ -11,8 +11,11 @@
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct KlDivergence {
-  static constexpr Description about{
-      .name = "kl_divergence", .operands = {"p", "q"}, .targets = Targets::dense, .row_weight = "weight"};
+  static constexpr Description about{.name = "kl_divergence",
+                                     .operands = {"p", "q"},
+                                     .targets = Targets::dense,
+                                     .batchmean = true,
+                                     .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::sum, 1}};
 
@@ -58,6 +61,7 @@ struct KlDivergenceWithLogits {
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
                                      .parameters = {{"temperature", Domain::positive}},
+                                     .batchmean = true,
                                      .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 1}};

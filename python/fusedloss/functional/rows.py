@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fusedloss import _routing as _ops
 from fusedloss._reduction import legacy_reduction
+from fusedloss.functional.pointwise import binary_cross_entropy_with_logits
 
 __all__ = [
     "categorical_cross_entropy",
@@ -42,6 +43,8 @@ __all__ = [
 
 # The ignore_index of losses that ignore nothing: an index that no target holds.
 _NOTHING = -(1 << 63)
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def cross_entropy(
@@ -131,7 +134,7 @@ def _class_axis(input: Tensor) -> int:
 def _reduction_of_nothing(all_ignored: str, reduction: str) -> str:
     if all_ignored != "zero":
         raise ValueError(f"all_ignored must be 'nan' or 'zero', got {all_ignored!r}")
-    return "mean_or_zero" if reduction == "mean" else reduction
+    return "_mean_or_zero" if reduction == "mean" else reduction
 
 
 def _without_class(
@@ -143,12 +146,16 @@ def _without_class(
     """
     if not (isinstance(target, Tensor) and isinstance(input, Tensor) and target.shape == input.shape):
         return sample_weight
-    if input.dim() == 0 or ignored >= target.shape[axis]:
+    if input.dim() == 0 or ignored >= target.shape[axis] or target.dtype not in _FLOATS:
         return sample_weight
     counts = target.argmax(axis) != ignored
     if sample_weight is None:
         return counts.to(input.dtype)
-    return torch.where(counts, sample_weight, 0.0) if isinstance(sample_weight, Tensor) else sample_weight
+    if not isinstance(sample_weight, Tensor) or sample_weight.dim() > counts.dim():
+        return sample_weight
+    pairs = zip(reversed(sample_weight.shape), reversed(counts.shape), strict=False)
+    fits = sample_weight.device == counts.device and all(own in (1, wide) for own, wide in pairs)
+    return torch.where(counts, sample_weight, 0.0) if fits else sample_weight
 
 
 def nll_loss(
@@ -286,10 +293,10 @@ def sparse_categorical_cross_entropy(
         raise TypeError(f"ignore_class must be an integer or None, got {type(ignore_class).__name__}")
     ignored = _NOTHING if ignore_class is None else ignore_class
     if reduction == "mean":
-        reduction = "mean_or_zero"
+        reduction = "_mean_or_zero"
     if not from_logits:
         return _ops.categorical_cross_entropy(input, target, weight, None, (0.0,), axis, ignored, reduction)
-    if reduction == "mean_or_zero" and isinstance(weight, Tensor) and isinstance(target, Tensor):
+    if reduction == "_mean_or_zero" and isinstance(weight, Tensor) and isinstance(target, Tensor):
         # cross_entropy's own 'mean' would divide by the sum of the weights. They are divided here and not their sum,
         # which could be too large for float16.
         weight, reduction = _divided_by_rows(weight, target, ignored), "sum"
@@ -513,6 +520,9 @@ def multilabel_soft_margin_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
+    if isinstance(weight, Tensor) and weight.dim() != 1:  # torch takes a factor for every element too
+        rows = binary_cross_entropy_with_logits(input, target, weight=weight, reduction="none").mean(-1)
+        return rows if reduction == "none" else rows.sum() if reduction == "sum" else rows.mean()
     return _ops.multilabel_soft_margin_loss(input, target, weight, None, (), -1, _NOTHING, reduction)
 
 
@@ -573,14 +583,20 @@ def _divided(p: Tensor, q: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _common_type(p: Tensor, q: Tensor) -> torch.dtype:
-    if not (isinstance(p, Tensor) and isinstance(q, Tensor)):
-        raise TypeError(f"p and q must be tensors, got {type(p).__name__} and {type(q).__name__}")
+    for name, x in (("p", p), ("q", q)):
+        if not isinstance(x, Tensor) or x.dtype not in _FLOATS:
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{name} must be a tensor of float64, float32, float16 or bfloat16, got {got}")
     return torch.promote_types(p.dtype, q.dtype)
 
 
 def _loss_type(p: Tensor, q: Tensor) -> torch.dtype:
     common = _common_type(p, q)
-    return torch.promote_types(common, torch.float32) if torch.is_autocast_enabled(p.device.type) else common
+    return torch.promote_types(common, torch.float32) if _in_autocast(p) else common
+
+
+def _in_autocast(x: Tensor) -> bool:
+    return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
 def _refuse_temperature(temperature: float | Tensor) -> None:
