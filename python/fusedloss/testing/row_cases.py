@@ -23,7 +23,7 @@ from fusedloss.testing.cases import (
 )
 from fusedloss.testing.judge import Call, numbers
 from fusedloss.testing.oracle import Array, Both
-from fusedloss.testing.row_catalogue import RowLoss
+from fusedloss.testing.row_catalogue import RowLoss, scores
 
 SHAPE = (2, 5, 3, 67)  # four axes, of which the second are the classes, or the last
 ROWS, CLASSES = 37, 21
@@ -150,10 +150,12 @@ def row_cases(loss: RowLoss, dtype: torch.dtype, device: str, quick: bool) -> It
         yield RowCall(loss, all_laid_out(given, layout), "none", device=device)
         yield RowCall(loss, all_laid_out(given, layout, first), "mean", device=device)
 
-    for classes in (1, 17, 129) if quick else LENGTHS:
+    for classes in (1, 17, 129) if quick else LENGTHS[:-1:2] if dtype == torch.float64 else LENGTHS[1::2]:
         given = loss.given((max(3, 400 // classes), classes), dtype, seed=classes)
         yield RowCall(loss, given, "sum", device=device)
     for name in ["small", "large"] if quick else list(RANGES):
-        given = loss.given((29, 91), dtype, seed=17, scale=RANGES[name][dtype])
+        if name == "subnormal" and loss.samplers.get("input") is scores:
+            continue  # a derivative by them is beyond the range
+        given = loss.given((21, 35), dtype, seed=17, scale=RANGES[name][dtype])
         given = {k: x.nan_to_num() if x.is_floating_point() else x for k, x in given.items()}
         yield RowCall(loss, given, "none", device=device)
