@@ -101,8 +101,7 @@ class Weighted {
 
   // The gradients, as torch's ops of the weights.
   Tensors backward(const at::Tensor& grad_output, const Mask& mask) const {
-    TORCH_CHECK_NOT_IMPLEMENTED(!by_class(), "fusedloss: ", loss_.about->name,
-                                ": the gradient has no derivative by a weight");
+    if (by_class()) return backward_of_classes(grad_output, mask);
     c10::SmallVector<double, kMaxParameters> parameters;
     const Arguments a = plain(parameters);
     at::SymDimVector shape(known_.rows.begin(), known_.rows.end());
@@ -169,6 +168,20 @@ class Weighted {
             ? target
             : target * (1 - smoothing) + at::Scalar(c10::SymFloat(smoothing) / c10::SymFloat(known_.classes));
     return smoothed * a_.weight.to(compute_).view_symint(along);
+  }
+
+  Tensors backward_of_classes(const at::Tensor& grad_output, const Mask& mask) const {
+    at::Tensor grad = grad_output.to(compute_);
+    if (a_.reduction != Reduction::none && a_.reduction != Reduction::sum) grad = divided(grad);
+    if (a_.sample_weight.defined()) grad = grad * a_.sample_weight;
+    at::SymDimVector shape(known_.rows.begin(), known_.rows.end());
+    const at::Tensor each = grad.expand_symint(shape).unsqueeze(known_.axis) *
+                            (a_.weight.to(compute_).view_symint(along_classes()) / at::Scalar(known_.classes));
+    const at::Tensor x = a_.operands[0].to(compute_), target = a_.operands[1].to(compute_);
+    Tensors results;
+    if (mask[0]) results[0] = (each * (x.sigmoid() - target)).to(a_.operands[0].scalar_type());
+    if (mask[1]) results[1] = (-each * x).to(a_.operands[1].scalar_type());
+    return results;
   }
 
   at::Tensor reduced(const at::Tensor& rows) const {

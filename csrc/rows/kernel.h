@@ -32,8 +32,6 @@ struct Description {
   // A class weight multiplies the target's number for the class, of which the loss is linear, and the first parameter
   // smooths the target; else it multiplies rows with that label.
   bool weighs_mass = false;
-  // Dense targets may be integers: one-hot rows.
-  bool one_hot = false;
   // 'batchmean' is a name for 'mean'.
   bool batchmean = false;
   // What users call the weights of classes and of rows.

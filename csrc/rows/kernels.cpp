@@ -48,12 +48,7 @@ bool is_dense(const Description& about, const Arguments& a, c10::SymIntArrayRef 
     TORCH_CHECK_TYPE(c10::isIntegralType(target.scalar_type(), /*includeBool=*/false), about.name, ": ",
                      about.operands[1], " must hold the indices of classes, of an integer type, got ",
                      target.scalar_type());
-  if (takes_dense(about.targets) && target.sym_sizes() == input.sym_sizes()) {
-    const bool known = about.one_hot || about.targets == Targets::lists || c10::isFloatingType(target.scalar_type());
-    TORCH_CHECK_TYPE(known, about.name, ": ", about.operands[1], " of the shape of ", about.operands[0],
-                     " must be of a floating type, got ", target.scalar_type());
-    return true;
-  }
+  if (takes_dense(about.targets) && target.sym_sizes() == input.sym_sizes()) return true;
   TORCH_CHECK_VALUE(takes_labels(about.targets), about.name, ": ", about.operands[1], " must have the shape of ",
                     about.operands[0], ", ", input.sym_sizes(), ", got ", target.sym_sizes());
   TORCH_CHECK_VALUE(target.sym_sizes() == rows, about.name, ": ", about.operands[1], " must have the shape of ",

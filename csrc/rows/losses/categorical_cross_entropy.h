@@ -94,8 +94,7 @@ struct CategoricalCrossEntropy {
   static constexpr Description about{.name = "categorical_cross_entropy",
                                      .targets = Targets::labels_or_dense,
                                      .parameters = {{"label_smoothing", Domain::unit}},
-                                     .weighs_mass = true,
-                                     .one_hot = true};
+                                     .weighs_mass = true};
   template <bool dense, class Use>
   static void with_formula(const double* parameters, int64_t classes, Use use) {
     if constexpr (!dense)

@@ -78,8 +78,7 @@ struct CategoricalHingeFormula {
 };
 
 struct CategoricalHinge {
-  static constexpr Description about{
-      .name = "categorical_hinge_loss", .targets = Targets::labels_or_dense, .one_hot = true};
+  static constexpr Description about{.name = "categorical_hinge_loss", .targets = Targets::labels_or_dense};
   template <bool dense, class Use>
   static void with_formula(const double*, int64_t, Use use) {
     use(CategoricalHingeFormula<dense>{});

@@ -9,7 +9,7 @@
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct MultilabelSoftMargin {
-  static constexpr Description about{.name = "multilabel_soft_margin_loss", .targets = Targets::dense, .one_hot = true};
+  static constexpr Description about{.name = "multilabel_soft_margin_loss", .targets = Targets::dense};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::sum, 1}};
 

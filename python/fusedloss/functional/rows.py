@@ -153,6 +153,16 @@ def _without_class(
         return counts.to(input.dtype)
     if not isinstance(sample_weight, Tensor) or sample_weight.dim() > counts.dim():
         return sample_weight
+    if sample_weight.dtype not in (
+        *_FLOATS,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    ):
+        return sample_weight
     pairs = zip(reversed(sample_weight.shape), reversed(counts.shape), strict=False)
     fits = sample_weight.device == counts.device and all(own in (1, wide) for own, wide in pairs)
     return torch.where(counts, sample_weight, 0.0) if fits else sample_weight
@@ -444,6 +454,8 @@ def multi_margin_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 0:  # torch: a row of one class
+        input, target = input.unsqueeze(0), target.squeeze()
     return _ops.multi_margin_loss(input, target, weight, None, (p, margin), _class_axis(input), _NOTHING, reduction)
 
 
@@ -481,6 +493,8 @@ def multilabel_margin_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == target.dim() == 0:
+        input, target = input.unsqueeze(0), target.unsqueeze(0)
     return _ops.multilabel_margin_loss(input, target, None, None, (), _class_axis(input), _NOTHING, reduction)
 
 
