@@ -18,8 +18,6 @@ from torch import Tensor
 import fusedloss.functional as L
 from fusedloss.testing.row_catalogue import ROW_LOSSES
 
-pytestmark = pytest.mark.core
-
 # Examples are drawn the same on every run, so that a failure is one for everybody.
 quickly = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 sizes = st.tuples(st.integers(1, 20), st.integers(2, 40))

@@ -28,8 +28,6 @@ from fusedloss.testing.row_cases import integers, row_cases
 from fusedloss.testing.row_catalogue import IGNORED, ROW_LOSSES, RowLoss, apart, distribution, lists, logits, scores
 from fusedloss.testing.row_definitions import CLIP, FORMULAS
 
-pytestmark = pytest.mark.core
-
 EACH_LOSS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in ROW_LOSSES])
 
 

@@ -23,8 +23,6 @@ from fusedloss.testing.row_cases import SHAPE, RowCall, integers, of_axes
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
 from fusedloss.testing.row_definitions import CLIP
 
-pytestmark = pytest.mark.core
-
 EACH_LOSS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in ROW_LOSSES])
 
 TORCHS_ROUNDINGS = 100  # an oracle that is another function is off by far more

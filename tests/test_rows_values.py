@@ -19,8 +19,6 @@ from fusedloss.testing.judge import compare, numbers
 from fusedloss.testing.row_cases import CLASSES, LENGTHS, ROWS, SHAPE, RowCall, all_laid_out, of_axes
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss, distribution, labels, labels_or_none, logits, scores
 
-pytestmark = pytest.mark.core
-
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 EACH_LOSS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in ROW_LOSSES])
 WITH_LABELS = [loss for loss in ROW_LOSSES if loss.samplers.get("target") in (labels, labels_or_none)]
