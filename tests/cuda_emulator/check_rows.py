@@ -214,6 +214,8 @@ def left_out(loss: Loss) -> Iterator[Case]:
         ((40, 3), (34, 40), (7, 1030)), (NONE, MEAN, SUM, BATCHMEAN, MEAN_OR_ZERO)
     ):
         x = logits(rows, classes)
+        if reduction == BATCHMEAN and loss.name != "kl_divergence_with_logits":
+            continue
         yield some_left_out(Case(loss, x, target_like(loss, x), reduction=reduction))
 
 
