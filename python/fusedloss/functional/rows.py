@@ -153,19 +153,10 @@ def _without_class(
         return counts.to(input.dtype)
     if not isinstance(sample_weight, Tensor) or sample_weight.dim() > counts.dim():
         return sample_weight
-    if sample_weight.dtype not in (
-        *_FLOATS,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.int8,
-        torch.uint8,
-        torch.bool,
-    ):
-        return sample_weight
     pairs = zip(reversed(sample_weight.shape), reversed(counts.shape), strict=False)
-    fits = sample_weight.device == counts.device and all(own in (1, wide) for own, wide in pairs)
-    return torch.where(counts, sample_weight, 0.0) if fits else sample_weight
+    if sample_weight.device != counts.device or any(own not in (1, wide) for own, wide in pairs):
+        return sample_weight
+    return torch.where(counts, sample_weight, sample_weight.new_zeros(()))  # of its type, which the op judges
 
 
 def nll_loss(
@@ -454,8 +445,9 @@ def multi_margin_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() == 0:  # torch: a row of one class
-        input, target = input.unsqueeze(0), target.squeeze()
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dim() < 2:
+        # As torch, of one row: a number is a row of one class, and the target may have an axis of its own.
+        input, target = input.reshape(-1), target.squeeze()
     return _ops.multi_margin_loss(input, target, weight, None, (p, margin), _class_axis(input), _NOTHING, reduction)
 
 
