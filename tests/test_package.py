@@ -97,6 +97,7 @@ def test_the_package_is_marked_as_typed() -> None:
 def test_the_stub_of_the_compiled_module_names_what_is_in_it() -> None:
     stub = ast.parse((Path(inspect.getfile(fusedloss)).parent / "_C.pyi").read_text())
     declared = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    declared |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
     assert declared == {name for name in vars(fusedloss._C) if not name.startswith("_")}
 
 

@@ -1,4 +1,4 @@
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 from torch import Tensor
 
@@ -28,330 +28,68 @@ class _BuildInfo(TypedDict):
     instruction_set: str
     cuda_architectures: str
 
+class _Pointwise(Protocol):
+    def __call__(
+        self,
+        input: Tensor,
+        target: Tensor,
+        extra: Tensor | None,
+        weight: Tensor | None,
+        parameters: tuple[float, ...],
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
+class _Rows(Protocol):
+    def __call__(
+        self,
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        parameters: tuple[float, ...],
+        axis: int,
+        ignore_index: int,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
 def build_info() -> _BuildInfo: ...
 def check_targets() -> None: ...
-def mse_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def l1_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def huber_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def smooth_l1_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def log_cosh_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def quantile_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def mean_squared_log_error(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def mean_absolute_percentage_error(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def poisson_nll_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def gaussian_nll_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def binary_cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def sigmoid_focal_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def hinge_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def squared_hinge_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def soft_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def hinge_embedding_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def margin_ranking_loss(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def kl_div(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def gaussian_kl(
-    input: Tensor,
-    target: Tensor,
-    extra: Tensor | None,
-    weight: Tensor | None,
-    parameters: tuple[float, ...],
-    reduction: str,
-    /,
-) -> Tensor: ...
-def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def cross_entropy_inplace(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def nll_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def categorical_cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def softmax_focal_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def categorical_hinge_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def multi_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def multilabel_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def multilabel_soft_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def kl_divergence(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def kl_divergence_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def js_divergence(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
-def js_divergence_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    parameters: tuple[float, ...],
-    axis: int,
-    ignore_index: int,
-    reduction: str,
-    /,
-) -> Tensor: ...
+
+mse_loss: _Pointwise
+l1_loss: _Pointwise
+huber_loss: _Pointwise
+smooth_l1_loss: _Pointwise
+log_cosh_loss: _Pointwise
+quantile_loss: _Pointwise
+mean_squared_log_error: _Pointwise
+mean_absolute_percentage_error: _Pointwise
+poisson_nll_loss: _Pointwise
+gaussian_nll_loss: _Pointwise
+binary_cross_entropy: _Pointwise
+binary_cross_entropy_with_logits: _Pointwise
+sigmoid_focal_loss: _Pointwise
+hinge_loss: _Pointwise
+squared_hinge_loss: _Pointwise
+soft_margin_loss: _Pointwise
+hinge_embedding_loss: _Pointwise
+margin_ranking_loss: _Pointwise
+kl_div: _Pointwise
+gaussian_kl: _Pointwise
+
+cross_entropy: _Rows
+cross_entropy_inplace: _Rows
+nll_loss: _Rows
+categorical_cross_entropy: _Rows
+softmax_focal_loss: _Rows
+categorical_hinge_loss: _Rows
+multi_margin_loss: _Rows
+multilabel_margin_loss: _Rows
+multilabel_soft_margin_loss: _Rows
+kl_divergence: _Rows
+kl_divergence_with_logits: _Rows
+js_divergence: _Rows
+js_divergence_with_logits: _Rows
