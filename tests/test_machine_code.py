@@ -243,7 +243,7 @@ def row_architecture() -> str:
 def test_all_kernels_are_present(architecture: str) -> None:
     titles = [title_of(name) for name in elementwise(architecture)]
     assert {title for title in titles if title} == expected_titles()
-    assert len(titles) == len(expected_titles()) + 4  # finish of both families, and rescale of two types
+    assert len(titles) == len(expected_titles()) + 3  # finish, and rescale of two types
 
 
 def test_all_kernels_over_rows_are_present(architecture: str) -> None:

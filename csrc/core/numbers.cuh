@@ -5,8 +5,9 @@
 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
-template <class T>
-__device__ __forceinline__ T read(const Numbers& from, int64_t offset) {
+// Offsets have 32 or 64 bits: where the former do, the latter would take registers.
+template <class T, class Offset>
+__device__ __forceinline__ T read(const Numbers& from, Offset offset) {
   switch (from.dtype) {
     case DType::float64: return T(static_cast<const double*>(from.data)[offset]);
     case DType::float32: return T(static_cast<const float*>(from.data)[offset]);
@@ -15,8 +16,8 @@ __device__ __forceinline__ T read(const Numbers& from, int64_t offset) {
   }
 }
 
-template <class T>
-__device__ __forceinline__ void write(const Numbers& to, int64_t offset, T x) {
+template <class T, class Offset>
+__device__ __forceinline__ void write(const Numbers& to, Offset offset, T x) {
   switch (to.dtype) {
     case DType::float64: static_cast<double*>(to.data)[offset] = double(x); return;
     case DType::float32: static_cast<float*>(to.data)[offset] = float(x); return;

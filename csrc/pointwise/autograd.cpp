@@ -6,7 +6,6 @@
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "pointwise/device_pass.h"
 #include "pointwise/op.h"
 
 namespace fusedloss::pointwise::autograd {
@@ -16,12 +15,6 @@ struct Family {
   using Loss = pointwise::Loss;
   using Arguments = pointwise::Arguments;
   static constexpr int kOperands = kMaxOperands;
-
-  static bool on_device(const at::Tensor& tensor) { return pointwise::on_device(tensor); }
-  static void rescale_on_device([[maybe_unused]] const at::Tensor& gradient,
-                                [[maybe_unused]] const at::Tensor& factor) {
-    if constexpr (kHasDevice) pointwise::rescale_on_device(gradient, factor);
-  }
 
   // On operands expanded to the shape of the loss, so that no sum comes in between.
   static at::Tensor second_along(const Loss& loss, Tensors tangents, const Tensors& moving, Arguments a,

@@ -3,35 +3,13 @@
 //
 // Included by files that CMake writes, one for each loss (cmake/Cuda.cmake); without torch.
 #pragma once
-#include "core/cuda.h"
+#include "core/numbers.cuh"
 #include "core/single.h"
 #include "core/sum.h"
 #include "pointwise/compute.h"
 #include "pointwise/device.h"
 
 namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
-
-// ---- numbers in device memory ---------------------------------------------------------------------------------
-
-template <class T>
-__device__ __forceinline__ T read(const PieceView& view, uint32_t offset) {
-  switch (view.dtype) {
-    case DType::float64: return T(static_cast<const double*>(view.data)[offset]);
-    case DType::float32: return T(static_cast<const float*>(view.data)[offset]);
-    case DType::float16: return converted<T>(static_cast<const Float16*>(view.data)[offset]);
-    default: return converted<T>(static_cast<const BFloat16*>(view.data)[offset]);
-  }
-}
-
-template <class T>
-__device__ __forceinline__ void write(const PieceView& view, uint32_t offset, T x) {
-  switch (view.dtype) {
-    case DType::float64: static_cast<double*>(view.data)[offset] = double(x); return;
-    case DType::float32: static_cast<float*>(view.data)[offset] = float(x); return;
-    case DType::float16: static_cast<Float16*>(view.data)[offset] = converted<Float16>(x); return;
-    default: static_cast<BFloat16*>(view.data)[offset] = converted<BFloat16>(x); return;
-  }
-}
 
 // Numbers that take two registers.
 template <class T>

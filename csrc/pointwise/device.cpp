@@ -1,50 +1,12 @@
 // The CUDA side of the pointwise ops that needs torch: streams, scratch memory, errors.
 #ifdef FUSEDLOSS_CUDA
-#include "pointwise/device_pass.h"
-#include "pointwise/pieces.h"
-
-#ifndef FUSEDLOSS_EMULATED
-#include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-#endif
 #include <ATen/ops/empty.h>
 #include <c10/util/SmallVector.h>
 
-#include <algorithm>
+#include "pointwise/device_pass.h"
+#include "pointwise/pieces.h"
 
 namespace fusedloss::pointwise {
-namespace {
-
-void check(int error, const char* name) { TORCH_CHECK(error == 0, name, ": CUDA: ", describe_device_error(error)); }
-
-// Makes the tensor's device the current one while it lives, and knows the stream that torch uses there.
-#ifdef FUSEDLOSS_EMULATED
-struct OnDevice {
-  explicit OnDevice(const at::Tensor&) {}
-  void* stream() const { return nullptr; }
-};
-#else
-class OnDevice {
- public:
-  explicit OnDevice(const at::Tensor& tensor) : guard_(tensor.device()) {}
-  void* stream() const {
-    const at::Device device = guard_.current_device();
-    return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
-  }
-
- private:
-  c10::DeviceGuard guard_;
-};
-#endif
-
-int blocks_for(int64_t count, int together, const char* name) {
-  int most = 1;
-  check(blocks_of_one_wave(together, most), name);
-  const int64_t needed = (count + kDeviceThreads - 1) / kDeviceThreads;
-  return int(std::clamp<int64_t>(needed, 1, most));
-}
-
-}  // namespace
 
 void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, bool wide, const at::Tensor& like) {
   const char* name = loss.about->name;
@@ -67,20 +29,13 @@ void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, 
   }
   for (Piece& piece : pieces) {
     piece.partials = next;
-    check(loss.device(piece, how), name);
+    check_device_error(loss.device(piece, how), name);
     if (next) next += how.blocks;
   }
   if (pass.sum.data)
-    check(launch_finish(pass, partials.const_data_ptr<double>(), int(partials.numel()), how.stream), name);
-}
-
-void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
-  const OnDevice device(tensor);
-  View data, by;
-  point(data, tensor);
-  point(by, factor);
-  const int blocks = blocks_for(tensor.numel(), device_blocks(false, Mode::value), "fusedloss");
-  check(launch_rescale(data, tensor.numel(), by, blocks, device.stream()), "fusedloss");
+    check_device_error(launch_finish(partials.const_data_ptr<double>(), int(partials.numel()), numbers_at(pass.sum),
+                                     pass.denominator, pass.divisor, /*never_zero=*/false, how.stream),
+                       name);
 }
 
 }  // namespace fusedloss::pointwise

@@ -27,11 +27,7 @@ using SymShape = c10::SymDimVector;
 // ---- checks ---------------------------------------------------------------------------------------------------
 
 void check_devices(const Description& about, const Arguments& a) {
-  const at::Device device = a.operands[0].device();
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      device.is_cpu() || device.is_meta() || (kHasDevice && device.is_cuda()), about.name, ": ", about.operands[0],
-      " is on a device of type ", device.type(), ", for which this build of fusedloss has no kernels (it has: cpu",
-      kHasDevice ? ", cuda" : "", "). Move the tensors to the CPU, or rebuild fusedloss with support for the device.");
+  check_has_kernels(about.name, about.operands[0], a.operands[0]);
   for (int k = 1; k < kMaxOperands; ++k)
     check_device(about.name, about.operands[k], a.operands[k], about.operands[0], a.operands[0]);
   check_device(about.name, "weight", a.weight, about.operands[0], a.operands[0]);

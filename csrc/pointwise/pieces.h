@@ -24,7 +24,7 @@ class Pieces {
  public:
   Pieces(DevicePass& pass, Use use) : pass_(pass), use_(use) {
     piece_.scale = pass.scale;
-    piece_.factor = number_at(pass.factor);
+    piece_.factor = numbers_at(pass.factor);
     piece_.divisor = pass.divisor;
     piece_.parameters = pass.parameters;
     piece_.domain = interval_of(pass.domain);
@@ -93,7 +93,7 @@ class Pieces {
     piece_.count = 1;
     for (int d = 0; d < pass_.dims; ++d) piece_.count *= piece_.sizes[d] = uint32_t(pass_.sizes[d]);
     for_each_view(pass_, piece_, [&](const View& view, PieceView& small) {
-      small = number_at(view);
+      small = {numbers_at(view), {}};
       if (!view.data) return;
       for (int d = 0; d < pass_.dims; ++d) small.strides[d] = uint32_t(view.strides[d]);
     });

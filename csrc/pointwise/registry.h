@@ -24,11 +24,4 @@ const std::array<Loss, kLosses>& losses();
 // The engine for this processor.
 const Engine& engine();
 
-// Whether there are kernels for CUDA.
-#ifdef FUSEDLOSS_CUDA
-inline constexpr bool kHasDevice = true;
-#else
-inline constexpr bool kHasDevice = false;
-#endif
-
 }  // namespace fusedloss::pointwise

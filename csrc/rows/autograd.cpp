@@ -11,9 +11,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "pointwise/device_pass.h"
 #include "rows/op.h"
-#include "torch/device.h"
 
 namespace fusedloss::rows::autograd {
 namespace {
@@ -22,12 +20,6 @@ struct Family {
   using Loss = rows::Loss;
   using Arguments = rows::Arguments;
   static constexpr int kOperands = kMaxOperands;
-
-  static bool on_device(const at::Tensor& tensor) { return fusedloss::on_device(tensor); }
-  static void rescale_on_device([[maybe_unused]] const at::Tensor& gradient,
-                                [[maybe_unused]] const at::Tensor& factor) {
-    if constexpr (kHasDevice) pointwise::rescale_on_device(gradient, factor);
-  }
 
   static at::Tensor second_along(const Loss& loss, const Tensors& tangents, const Tensors& moving, const Arguments& a,
                                  const at::Tensor& result) {

@@ -109,18 +109,11 @@ void for_each_part(const DevicePass& pass, const DeviceRows& whole, Use use) {
 
 // ---- launching ----------------------------------------------------------------------------------------------------
 
-int blocks_for(int64_t count, int thread_bits, const DeviceLaunch& how, const char* name) {
-  int most = 1;
-  check_device_error(blocks_of_one_wave(device_blocks(how.wide, how.moving), most), name);
-  const int64_t rows_of_block = kDeviceThreads >> thread_bits;
-  return int(std::clamp<int64_t>((count + rows_of_block - 1) / rows_of_block, 1, most));
-}
-
 // Calls launch(rows, how) for the parts of a pass, with room for their partial sums if it `sums`; returns those.
 template <class Launch>
 at::Tensor launch_parts(const char* name, const DevicePass& pass, const DeviceRows& whole, DeviceLaunch how, bool sums,
                         const at::Tensor& like, Launch launch) {
-  how.blocks = blocks_for(pass.count, whole.thread_bits, how, name);
+  how.blocks = blocks_for(pass.count << whole.thread_bits, device_blocks(how.wide, how.moving), name);
   std::vector<DeviceRows> parts;
   if (pass.count > 0) for_each_part(pass, whole, [&](const DeviceRows& rows) { parts.push_back(rows); });
   at::Tensor partials;

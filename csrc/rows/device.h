@@ -6,15 +6,7 @@
 namespace fusedloss::rows {
 
 // A pass over tensors on a device. Labels are of int64, contiguous; all else is of floating types.
-struct DevicePass : Pass {
-  // What multiplies gradients: `scale`, times the number at `factor`, divided by the one at `divisor`, where those are
-  // given. They stay on the device: the host would wait for them.
-  View factor;
-  const double* divisor = nullptr;
-  // The sum over all rows, divided by `denominator` and the number at `divisor`, goes to `sum`, where it is given.
-  View sum;
-  double denominator = 1;
-};
+struct DevicePass : Pass, DeviceNumbers {};
 
 // The first label that was no class: where it stands among the labels, what it is, and how many classes there are.
 struct Offender {

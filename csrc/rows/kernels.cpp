@@ -22,11 +22,7 @@ namespace {
 // ---- checks ---------------------------------------------------------------------------------------------------
 
 void check_devices(const Description& about, const Arguments& a) {
-  const at::Device device = a.operands[0].device();
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      device.is_cpu() || device.is_meta() || (kHasDevice && device.is_cuda()), about.name, ": ", about.operands[0],
-      " is on a device of type ", device.type(), ", for which this build of fusedloss has no kernels (it has: cpu",
-      kHasDevice ? ", cuda" : "", "). Move the tensors to the CPU, or rebuild fusedloss with support for the device.");
+  check_has_kernels(about.name, about.operands[0], a.operands[0]);
   check_device(about.name, about.operands[1], a.operands[1], about.operands[0], a.operands[0]);
   check_device(about.name, about.weight, a.weight, about.operands[0], a.operands[0]);
   check_device(about.name, about.row_weight, a.sample_weight, about.operands[0], a.operands[0]);
@@ -303,7 +299,9 @@ class Call {
   }
   Count count(int64_t start, int64_t most) const {
     constexpr int64_t kTogether = 256;
+    const bool weighted = pass_.weight || pass_.row_weight.data;
     Count result;
+    Sum<double> weight;
     Part part;
     int64_t labels[kTogether] = {};
     double weights[kTogether];
@@ -320,9 +318,10 @@ class Call {
           continue;
         }
         ++result.rows;
-        result.weight += weights[k] == 0 ? 0 : weights[k] * (pass_.labels.data ? class_weight(labels[k]) : 1);
+        if (weighted && weights[k] != 0) weight.add(weights[k] * (pass_.labels.data ? class_weight(labels[k]) : 1));
       }
     }
+    result.weight = weighted ? value_of(weight) : double(result.rows);
     return result;
   }
   double class_weight(int64_t label) const {

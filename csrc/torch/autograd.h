@@ -7,7 +7,6 @@
 //   Arguments: operands, parameters, reduction, dtype, and tensors(), pointers to all that a node has to save
 //   call_value(loss, arguments) and the other four
 //   F::second_along(loss, tangents, moving, arguments): v . (H moving), for a tangent of a jvp
-//   F::on_device(tensor), F::rescale_on_device(gradient, factor)
 //
 // The nodes derive from torch's Node directly, as those of built-in ops do. torch::autograd::Function would refuse
 // to run under torch.func and forward-mode AD, and costs more for every call.
@@ -29,6 +28,7 @@
 #include <tuple>
 
 #include "core/loss.h"
+#include "torch/device.h"
 
 namespace fusedloss::differentiable {
 
@@ -203,7 +203,7 @@ class ValueBackward final : public LossNode<F> {
 
  private:
   // The number in a gradient may be looked at where that neither waits for a device nor ends a trace.
-  static bool readable(const at::Tensor& grad) { return grad.is_cpu() && !F::on_device(grad) && is_plain(grad); }
+  static bool readable(const at::Tensor& grad) { return grad.is_cpu() && !on_device(grad) && is_plain(grad); }
 
   // The gradient that the forward pass made, times the incoming one; or none, where it must be made anew: a half type
   // may have lost in range what the incoming gradient would have brought back (loss scaling).
@@ -221,9 +221,9 @@ class ValueBackward final : public LossNode<F> {
   }
   // Times a number that the host does not see.
   static at::Tensor scaled_unseen(const at::Tensor& gradient, const at::Tensor& grad, bool own) {
-    if (!own || !F::on_device(gradient) || !is_plain(gradient) || !is_plain(grad) || !grad.is_floating_point())
+    if (!own || !on_device(gradient) || !is_plain(gradient) || !is_plain(grad) || !grad.is_floating_point())
       return at::mul(gradient, grad).to(gradient.scalar_type());
-    F::rescale_on_device(gradient, grad);
+    rescale_on_device(gradient, grad);
     return gradient;
   }
   void release_more() override { release(gradients_); }
@@ -347,7 +347,7 @@ at::Tensor value(const typename F::Loss& loss, const typename F::Arguments& a) {
   {
     // In a trace and on a device a half gradient could not be used: its incoming one is not known to be 1.
     const at::Tensor& input = a.operands[0];
-    const bool unseen = at::isTensorSubclassLike(input) || F::on_device(input);
+    const bool unseen = at::isTensorSubclassLike(input) || on_device(input);
     const bool keeps = a.reduction != Reduction::none && !(c10::isReducedFloatingType(input.scalar_type()) && unseen);
     at::AutoDispatchBelowADInplaceOrView below;
     if (node && keeps) {

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/loss.h"
+#include "torch/device.h"
 
 namespace fusedloss {
 
@@ -50,6 +51,14 @@ inline void check_result_type(const char* loss, std::optional<at::ScalarType> dt
   const auto t = *dtype;
   TORCH_CHECK_TYPE(t == at::kDouble || t == at::kFloat || t == at::kHalf || t == at::kBFloat16, loss,
                    ": dtype must be float64, float32, float16 or bfloat16, got ", t);
+}
+
+inline void check_has_kernels(const char* loss, const char* name, const at::Tensor& tensor) {
+  const at::Device device = tensor.device();
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      device.is_cpu() || device.is_meta() || (kHasDevice && device.is_cuda()), loss, ": ", name,
+      " is on a device of type ", device.type(), ", for which this build of fusedloss has no kernels (it has: cpu",
+      kHasDevice ? ", cuda" : "", "). Move the tensors to the CPU, or rebuild fusedloss with support for the device.");
 }
 
 inline void check_device(const char* loss, const char* name, const at::Tensor& t, const char* first_name,

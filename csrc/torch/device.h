@@ -4,7 +4,6 @@
 
 #ifdef FUSEDLOSS_CUDA
 #include "core/device.h"
-#include "core/view.h"
 #ifndef FUSEDLOSS_EMULATED
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -54,7 +53,12 @@ class OnDevice {
 };
 #endif
 
-inline Numbers numbers_at(const View& view) { return {view.data, view.dtype}; }
+// How many blocks of kDeviceThreads to launch for so many threads: at most those that run at once, of which each
+// multiprocessor takes `together`.
+int blocks_for(int64_t threads, int together, const char* name);
 #endif
+
+// Multiplies a dense float32 or float64 tensor on a device, in place, by a tensor of one number.
+void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor);
 
 }  // namespace fusedloss
