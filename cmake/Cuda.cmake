@@ -4,7 +4,7 @@
 # FUSEDLOSS_CUDA=AUTO builds them where nvcc is found: a toolkit of the system, or NVIDIA's wheels in this environment
 # (nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime, nvidia-cuda-cccl).
 set(FUSEDLOSS_CUDA AUTO CACHE STRING "build CUDA kernels: AUTO, ON or OFF")
-set(FUSEDLOSS_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "for which architectures; the last one as PTX too")
+set(FUSEDLOSS_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "for which architectures; the first one as PTX too")
 set_property(CACHE FUSEDLOSS_CUDA PROPERTY STRINGS AUTO ON OFF)
 
 set(FUSEDLOSS_HAS_CUDA OFF)
@@ -40,13 +40,13 @@ if(FUSEDLOSS_HAS_CUDA)
   if(FUSEDLOSS_WERROR)
     list(APPEND nvcc_flags -Werror all-warnings -Xcompiler=-Werror)
   endif()
-  foreach(architecture IN LISTS FUSEDLOSS_CUDA_ARCHITECTURES)
-    list(APPEND nvcc_flags -gencode arch=compute_${architecture},code=sm_${architecture})
-  endforeach()
-  list(GET FUSEDLOSS_CUDA_ARCHITECTURES -1 newest)
-  list(APPEND nvcc_flags -gencode arch=compute_${newest},code=compute_${newest})
+  # One PTX, that of the oldest, for all: there is nothing in the kernels that newer ones have more instructions for, and
+  # the compiler's longer half, the way to PTX, is then gone once. Architectures not listed translate it when they load.
+  list(GET FUSEDLOSS_CUDA_ARCHITECTURES 0 oldest)
+  list(JOIN FUSEDLOSS_CUDA_ARCHITECTURES ",sm_" codes)
+  list(APPEND nvcc_flags -gencode "arch=compute_${oldest},code=[sm_${codes},compute_${oldest}]")
   list(JOIN FUSEDLOSS_CUDA_ARCHITECTURES " sm_" FUSEDLOSS_CUDA_NAMES)
-  set(FUSEDLOSS_CUDA_NAMES "sm_${FUSEDLOSS_CUDA_NAMES} compute_${newest}")
+  set(FUSEDLOSS_CUDA_NAMES "sm_${FUSEDLOSS_CUDA_NAMES} compute_${oldest}")
   message(STATUS "CUDA: ${FUSEDLOSS_NVCC} for ${FUSEDLOSS_CUDA_NAMES}")
 endif()
 

@@ -65,7 +65,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MultiLabelMarginLoss": {},
     "MultiLabelSoftMarginLoss": {},
     "KLDivergenceLoss": {"from_logits": True, "temperature": 2.0},
-    "JSDivergenceLoss": {"beta": 0.3, "from_logits": True, "temperature": 2.0},
+    "JSDivergenceLoss": {"beta": 0.3, "from_logits": True},
 }
 
 

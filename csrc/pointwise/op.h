@@ -1,16 +1,7 @@
-// The five ops of every pointwise loss f, which are closed under differentiation:
-//
-//   NAME                      reduce f(x)
-//   NAME_value_and_gradient   the same, and in the same pass df/dx for an incoming gradient of 1
-//   NAME_backward             g df/dx
-//   NAME_jvp                  reduce sum_k df/dx_k v_k, the derivative along v
-//   NAME_hvp                  g d/dx (sum_k df/dx_k v_k), the second derivative along v
-//
-// x are the operands (input, target and, for some, a third), v their tangents, g the gradient of the result.
-// Gradients have the shapes of the operands; those that broadcast are summed.
+// The five ops of every pointwise loss (torch/ops.h). Their operands are input, target and, for some losses, a third;
+// the gradients of those that broadcast are summed.
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/DimVector.h>
 
@@ -21,8 +12,7 @@ namespace fusedloss::pointwise {
 using OptionalTensor = std::optional<at::Tensor>;
 using Mask = std::array<bool, kMaxOperands>;
 using Tensors = std::array<at::Tensor, kMaxOperands>;  // those that are not given are not defined
-// What _backward and _hvp return: a gradient for each operand, empty where the mask does not ask for it. Not a list:
-// torch's older vmap, which is_grads_batched uses, takes apart only results of a fixed number.
+// What _backward and _hvp return: a gradient for each operand, empty where the mask does not ask for it.
 using Triple = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 // The arguments that all five ops end with.
@@ -36,21 +26,6 @@ struct Arguments {
 
   std::array<at::Tensor*, kMaxOperands + 1> tensors() { return {&operands[0], &operands[1], &operands[2], &weight}; }
 };
-
-using ValueOp = at::Tensor(const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                           c10::ArrayRef<double>, int64_t, std::optional<at::ScalarType>);
-using ValueAndGradientOp = std::tuple<at::Tensor, std::vector<at::Tensor>>(Mask, const at::Tensor&, const at::Tensor&,
-                                                                           const OptionalTensor&, const OptionalTensor&,
-                                                                           c10::ArrayRef<double>, int64_t,
-                                                                           std::optional<at::ScalarType>);
-using BackwardOp = Triple(const at::Tensor&, Mask, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
-                          const OptionalTensor&, c10::ArrayRef<double>, int64_t);
-using JvpOp = at::Tensor(const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
-                         const at::Tensor&, const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>,
-                         int64_t, std::optional<at::ScalarType>);
-using HvpOp = Triple(const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, Mask,
-                     const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                     c10::ArrayRef<double>, int64_t);
 
 // Checks all arguments and returns the shape of the loss for them: that of the required operands together.
 c10::SymDimVector checked_shape(const Description& about, const Arguments& arguments);

@@ -194,6 +194,7 @@ class RowLoop {
 
   template <int k>
   [[gnu::noinline]] void gather() {
+    if (skips<k>(formula_, row_)) return;
     constexpr Stage stage = Formula::stages[k];
     auto all = empty<stage, V>();
     Terms<Sum<V>, stage.terms> sums;

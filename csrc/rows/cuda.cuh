@@ -338,6 +338,7 @@ class RowLoop {
 
   template <int k>
   __device__ __forceinline__ void gather() {
+    if (skips<k>(formula_, row_)) return;  // the same for all threads of a row
     constexpr Stage stage = kStage<Formula, k>;
     auto all = empty<stage, V>(), some = all;
     for (unsigned i = lane_; i < singles(); i += threads()) {

@@ -8,6 +8,7 @@
 //   Row<V>                        what it knows of a row: RowStart, and what the stages have found
 //   term<stage>(row, at)          the terms of the class `at`
 //   close<stage>(row, terms)      takes in the combined terms
+//   skips<stage>(row)             whether the row has what it needs without this stage; if never, it need not be there
 //   value(row), slopes(row, at)   the loss of the row, and its derivative by the operands at a class
 //
 // and reads from `at`, where it needs them, input(), target(), weight() and is_label(); at.each_class(with_target, use)
@@ -67,6 +68,14 @@ template <Stage stage, class V>
 FUSEDLOSS_INLINE void combine(Terms<V, stage.terms>& into, const Terms<V, stage.terms>& terms) {
   for (int k = 0; k < stage.terms; ++k)
     into.of[k] = stage.combine == Combine::sum ? into.of[k] + terms.of[k] : larger(into.of[k], terms.of[k]);
+}
+
+template <int stage, class Formula, class Row>
+FUSEDLOSS_INLINE bool skips(const Formula& formula, const Row& row) {
+  if constexpr (requires { formula.template skips<stage>(row); })
+    return formula.template skips<stage>(row);
+  else
+    return false;
 }
 
 // x without its value: what is left of it is how it changes.

@@ -1,13 +1,7 @@
-// The five ops of every loss over rows, the same as those of a pointwise loss (pointwise/op.h):
+// The five ops of every loss over rows (torch/ops.h), each of which has one value.
 //
-//   NAME                      reduce f(x), where f is one value for each row
-//   NAME_value_and_gradient   the same, and in the same pass df/dx for an incoming gradient of 1
-//   NAME_backward             g df/dx
-//   NAME_jvp                  reduce sum_k df/dx_k v_k, the derivative along v
-//   NAME_hvp                  g d/dx (sum_k df/dx_k v_k), the second derivative along v
-//
-// x are the operands: the input, whose axis `axis` goes over the classes, and the target: a number for every class, or
-// the label of every row. The rows are what is left of the input's shape without that axis.
+// The operands are the input, whose axis `axis` goes over the classes, and the target: a number for every class, or the
+// label of every row. The rows are what is left of the input's shape without that axis.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>

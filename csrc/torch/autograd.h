@@ -1,7 +1,7 @@
 // The autograd key of the ops of every family: nodes that record, and the formulas of forward-mode derivatives.
 //
-// A family F has five ops that are closed under differentiation (value, value_and_gradient, backward, jvp, hvp; see
-// pointwise/op.h), which these templates call through the dispatcher. It says
+// A family F has five ops that are closed under differentiation (torch/ops.h), which these templates
+// call through the dispatcher. It says
 //
 //   F::Loss, F::Arguments, F::kOperands
 //   Arguments: operands, parameters, reduction, dtype, and tensors(), pointers to all that a node has to save
@@ -23,12 +23,11 @@
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
-#include <array>
 #include <string>
-#include <tuple>
 
 #include "core/loss.h"
 #include "torch/device.h"
+#include "torch/family.h"
 
 namespace fusedloss::differentiable {
 
@@ -36,13 +35,9 @@ using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-template <class F>
-using Mask = std::array<bool, F::kOperands>;
-template <class F>
-using Tensors = std::array<at::Tensor, F::kOperands>;
-// What the ops _backward and _hvp return: a tuple of as many tensors as there are operands.
-template <class F>
-using Results = decltype(std::tuple_cat(Tensors<F>()));
+using family::Mask;
+using family::Results;
+using family::Tensors;
 
 inline bool is_plain(const at::Tensor& t) {
   return !at::isTensorSubclassLike(t) && !c10::impl::dispatch_mode_enabled();

@@ -9,19 +9,21 @@
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
-// `soft`: the target has mass at every class, and not only at a label.
-template <bool is_dense, bool soft, bool capped>
+// `plain`: the target has mass only at a label, and logits have no cap.
+template <bool is_dense, bool plain>
 struct CrossEntropyFormula {
   static constexpr bool dense = is_dense;
-  static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, soft ? 3 : 1}};
+  static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, plain ? 1 : 3}};
   Constant kept, spread, square, cap, inverse_cap;
+  bool capped;
 
   CrossEntropyFormula(const double* parameters, int64_t classes)
       : kept(1 - parameters[0]),
         spread(parameters[0] / double(classes)),
         square(parameters[1]),
         cap(parameters[2]),
-        inverse_cap(1 / parameters[2]) {}
+        inverse_cap(1 / parameters[2]),
+        capped(parameters[2] != 0) {}
 
   template <class V>
   struct Row : RowStart<V> {
@@ -36,11 +38,11 @@ struct CrossEntropyFormula {
     const V x = logit(at.input());
     if constexpr (stage == 0) {
       return Terms<V, 1>{{x}};
-    } else if constexpr (soft) {
+    } else if constexpr (plain) {
+      return Terms<V, 1>{{row.softmax.share(x)}};
+    } else {
       const V m = mass_at(V(), at);
       return Terms<V, 3>{{row.softmax.share(x), m, times(m, x - row.softmax.top)}};
-    } else {
-      return Terms<V, 1>{{row.softmax.share(x)}};
     }
   }
   template <int stage, class V>
@@ -49,12 +51,12 @@ struct CrossEntropyFormula {
       row.softmax.top = terms.of[0];
     } else {
       row.softmax.close(terms.of[0]);
-      if constexpr (soft) {
+      if constexpr (plain) {
+        row.mass = row.weight;
+        row.pull = row.weight * (row.input - row.softmax.top);
+      } else {
         row.mass = terms.of[1];
         row.pull = terms.of[2];
-      } else {
-        row.mass = row.weight;
-        row.pull = row.weight * (logit(row.input) - row.softmax.top);
       }
       row.log_total = row.softmax.top + row.softmax.log_sum;
       row.by_log_sum = row.mass + 2.0 * (square * row.log_total);
@@ -62,18 +64,19 @@ struct CrossEntropyFormula {
   }
   template <class V>
   FUSEDLOSS_INLINE V value(const Row<V>& row) const {
-    const V plain = row.mass * row.softmax.log_sum - row.pull;
-    return double(square) == 0 ? plain : plain + square * (row.log_total * row.log_total);
+    const V entropy = row.mass * row.softmax.log_sum - row.pull;
+    return double(square) == 0 ? entropy : entropy + square * (row.log_total * row.log_total);
   }
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V x = logit(at.input());
     V by_x = row.softmax.probability(x) * row.by_log_sum;
-    if constexpr (soft)
-      by_x = by_x - mass_at(V(), at);
-    else
+    if constexpr (plain) {
       by_x = select(at.is_label(), by_x - row.weight, by_x);
-    if constexpr (capped) by_x = by_x * slope_of_logit(at.input(), x);
+    } else {
+      by_x = by_x - mass_at(V(), at);
+      if (capped) by_x = by_x * slope_of_logit(at.input(), x);
+    }
     if constexpr (dense)
       return {by_x, -(kept * at.weight()) * row.softmax.log_probability(x)};
     else
@@ -83,10 +86,9 @@ struct CrossEntropyFormula {
  private:
   template <class V>
   FUSEDLOSS_INLINE V logit(V input) const {
-    if constexpr (capped)
-      return cap * tanh(input * inverse_cap);
-    else
-      return input;
+    if constexpr (!plain)
+      if (capped) return cap * tanh(input * inverse_cap);
+    return input;
   }
   // 1 - tanh^2 = 4 e / (1 + e)^2 with e = exp(-2 |input / cap|), where nothing cancels; tanh is logit / cap.
   template <class V>
@@ -116,13 +118,9 @@ struct CrossEntropy {
 
   template <bool dense, class Use>
   static void with_formula(const double* parameters, int64_t classes, Use use) {
-    const bool soft = dense || parameters[0] != 0, capped = parameters[2] != 0;
-    if constexpr (!dense) {
-      if (!soft && !capped) return use(CrossEntropyFormula<dense, false, false>(parameters, classes));
-      if (!soft) return use(CrossEntropyFormula<dense, false, true>(parameters, classes));
-    }
-    if (!capped) return use(CrossEntropyFormula<dense, true, false>(parameters, classes));
-    use(CrossEntropyFormula<dense, true, true>(parameters, classes));
+    if constexpr (!dense)
+      if (parameters[0] == 0 && parameters[2] == 0) return use(CrossEntropyFormula<dense, true>(parameters, classes));
+    use(CrossEntropyFormula<dense, false>(parameters, classes));
   }
 };
 

@@ -1,8 +1,8 @@
 // js_divergence: for two distributions p and q and m = beta p + (1 - beta) q
 //   f = beta sum_c p_c log(p_c / m_c) + (1 - beta) sum_c q_c log(q_c / m_c), where p_c = 0 and q_c = 0 add nothing
 //   df/dp_c = beta log(p_c / m_c), 0 where p_c = 0;   df/dq_c = (1 - beta) log(q_c / m_c), 0 where q_c = 0
-// js_divergence_with_logits: for p = softmax(a / T) and q = softmax(b / T), given a and b
-//   df/da_c = beta p_c (log(p_c / m_c) - sum_k p_k log(p_k / m_k)) / T, and likewise by b
+// js_divergence_with_logits: for p = softmax(a) and q = softmax(b), given a and b
+//   df/da_c = beta p_c (log(p_c / m_c) - sum_k p_k log(p_k / m_k)), and likewise by b
 // Source: Lin 1991, Divergence Measures Based on the Shannon Entropy.
 #pragma once
 #include "rows/softmax.h"
@@ -60,16 +60,16 @@ struct JsDivergenceWithLogits {
   static constexpr Description about{.name = "js_divergence_with_logits",
                                      .operands = {"p", "q"},
                                      .targets = Targets::dense,
-                                     .parameters = {{"beta", Domain::open_unit}, {"temperature", Domain::positive}},
+                                     .parameters = {{"beta", Domain::open_unit}},
                                      .batchmean = true,
                                      .row_weight = "weight"};
   static constexpr bool dense = true;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 2}};
-  Constant beta, rest, sharpness;  // rest: 1 - beta; sharpness: 1 / T
+  Constant beta, rest;  // rest: 1 - beta
 
   template <class V>
   struct Row : RowStart<V> {
-    Softmax<V, true> p, q;
+    Softmax<V> p, q;
     V from_p, from_q;  // the divergences of p and of q from their mean
   };
   // The logarithms of p / m and q / m
@@ -92,7 +92,6 @@ struct JsDivergenceWithLogits {
     if constexpr (stage == 0) {
       row.p.top = terms.of[0];
       row.q.top = terms.of[1];
-      row.p.sharpness = row.q.sharpness = sharpness;
     } else if constexpr (stage == 1) {
       row.p.close(terms.of[0]);
       row.q.close(terms.of[1]);
@@ -109,13 +108,13 @@ struct JsDivergenceWithLogits {
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V a = at.input(), b = at.target();
     const Ratios<V> log_ratio = ratios(row, a, b);
-    return {sharpness * row.p.times_probability(a, beta * (log_ratio.of_p - row.from_p)),
-            sharpness * row.q.times_probability(b, rest * (log_ratio.of_q - row.from_q))};
+    return {row.p.times_probability(a, beta * (log_ratio.of_p - row.from_p)),
+            row.q.times_probability(b, rest * (log_ratio.of_q - row.from_q))};
   }
 
   template <bool dense, class Use>
   static void with_formula(const double* parameters, int64_t, Use use) {
-    use(JsDivergenceWithLogits{parameters[0], 1 - parameters[0], 1 / parameters[1]});
+    use(JsDivergenceWithLogits{parameters[0], 1 - parameters[0]});
   }
 
  private:

@@ -64,7 +64,7 @@ struct KlDivergenceWithLogits {
                                      .batchmean = true,
                                      .row_weight = "weight"};
   static constexpr bool dense = true;
-  static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 1}};
+  static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 3}, {Combine::sum, 1}};
   Constant sharpness;  // 1 / T
 
   template <class V>
@@ -79,7 +79,7 @@ struct KlDivergenceWithLogits {
     if constexpr (stage == 0)
       return Terms<V, 2>{{a, b}};
     else if constexpr (stage == 1)
-      return Terms<V, 2>{{row.p.share(a), row.q.share(b)}};
+      return shares(row, a, b);
     else
       return Terms<V, 1>{{excess(row, a, b)}};
   }
@@ -92,9 +92,18 @@ struct KlDivergenceWithLogits {
     } else if constexpr (stage == 1) {
       row.p.close(terms.of[0]);
       row.q.close(terms.of[1]);
+      row.loss = terms.of[2] * row.p.inverse - log(row.p.sum * row.q.inverse);
     } else {
-      row.loss = terms.of[0];
+      row.loss = is_dual<V> ? terms.of[0] : select(is_near(row), terms.of[0], row.loss);
     }
+  }
+  // The last stage is for distributions so near to one another that the difference in the one before has lost digits.
+  template <int stage, class V>
+  FUSEDLOSS_INLINE bool skips(const Row<V>& row) const {
+    if constexpr (stage < 2 || is_dual<V>)
+      return false;
+    else
+      return !any(is_near(row));
   }
   template <class V>
   FUSEDLOSS_INLINE V value(const Row<V>& row) const {
@@ -113,6 +122,15 @@ struct KlDivergenceWithLogits {
   }
 
  private:
+  template <class V>
+  FUSEDLOSS_INLINE static auto is_near(const Row<V>& row) {
+    return row.loss < V(0.125);
+  }
+  template <class V>
+  FUSEDLOSS_INLINE static Terms<V, 3> shares(const Row<V>& row, V a, V b) {
+    const V p = row.p.share(a);
+    return {{p, row.q.share(b), select(p == V(0), V(0), p * (row.p.below_top(a) - row.q.below_top(b)))}};
+  }
   // log p - log q
   template <class V>
   FUSEDLOSS_INLINE static V distance(const Row<V>& row, V a, V b) {

@@ -20,6 +20,8 @@ What holds for every function here, so that its docstring need not repeat it:
   index outside of 0 to C - 1, with its position and value.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -578,14 +580,29 @@ def kl_divergence(
         if isinstance(temperature, Tensor):
             return kl_divergence(*_divided(p, q, temperature), True, 1.0, reduction, weight).to(_loss_type(p, q))
         return _ops.kl_divergence_with_logits(p, q, None, weight, (temperature,), axis, _NOTHING, reduction)
-    _refuse_temperature(temperature)
+    if isinstance(temperature, Tensor) or temperature != 1.0:
+        raise ValueError("temperature is for logits, and from_logits is False")
     return _ops.kl_divergence(p, q, None, weight, (), axis, _NOTHING, reduction)
 
 
 def _divided(p: Tensor, q: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     """Returns logits divided by a temperature that may have a gradient; half types are not rounded on the way."""
     wide = torch.promote_types(_common_type(p, q), torch.float32)
+    temperature = _above_zero(temperature)
     return p.to(wide) / temperature, q.to(wide) / temperature
+
+
+def _above_zero(temperature: Tensor) -> Tensor:
+    """Returns it, with NaN for what is not above 0 where it cannot be read without waiting for a GPU, or at all."""
+    valid = temperature > 0
+    if temperature.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            if not valid.all():
+                raise ValueError(f"temperature must be above 0, got {temperature[~valid][0].item()}")
+            return temperature
+        except RuntimeError:  # a tensor without values: of vmap, or fake
+            pass
+    return torch.where(valid, temperature, math.nan)
 
 
 def _common_type(p: Tensor, q: Tensor) -> torch.dtype:
@@ -605,24 +622,18 @@ def _in_autocast(x: Tensor) -> bool:
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
-def _refuse_temperature(temperature: float | Tensor) -> None:
-    if isinstance(temperature, Tensor) or temperature != 1.0:
-        raise ValueError("temperature is for logits, and from_logits is False")
-
-
 def js_divergence(
     p: Tensor,
     q: Tensor,
     beta: float = 0.5,
     from_logits: bool = False,
-    temperature: float | Tensor = 1.0,
     reduction: str = "batchmean",
     weight: Tensor | None = None,
 ) -> Tensor:
     """Jensen-Shannon divergence: how far two distributions are from their mixture; finite also where one is 0.
 
     f = beta KL(p, m) + (1 - beta) KL(q, m), with m = beta p + (1 - beta) q and KL(a, b) = sum_c a_c log(a_c / b_c);
-    from_logits with softmax(p / temperature) and softmax(q / temperature) in the place of p and q
+    from_logits with softmax(p) and softmax(q) in the place of p and q
 
     Args:
         p: probabilities, (N, C), (C) or (N, C, d1, ..., dk), or logits.
@@ -630,8 +641,6 @@ def js_divergence(
         beta: share of p in the mixture, between 0 and 1, both excluded; at 0.5 the divergence is symmetric and at most
             log 2.
         from_logits: whether `p` and `q` hold logits.
-        temperature: what both logits are divided by, above 0; or a tensor that broadcasts to them; the division is then
-            a pass of its own. Only from_logits.
         reduction: 'batchmean' or 'mean' (both: over the rows), 'sum', or 'none' for one value a row.
         weight: factor for every row, broadcast to the rows' shape.
 
@@ -639,8 +648,7 @@ def js_divergence(
         One value, or one a row for 'none'.
 
     Raises:
-        ValueError: if beta is outside (0, 1), temperature <= 0 or is given without from_logits, a shape does not fit or
-            `reduction` is unknown.
+        ValueError: if beta is outside (0, 1), a shape does not fit or `reduction` is unknown.
 
     Example:
         >>> import torch, fusedloss.functional as F
@@ -652,10 +660,5 @@ def js_divergence(
     References:
         Lin, "Divergence Measures Based on the Shannon Entropy", 1991.
     """
-    axis = _class_axis(p)
-    if from_logits:
-        if isinstance(temperature, Tensor):
-            return js_divergence(*_divided(p, q, temperature), beta, True, 1.0, reduction, weight).to(_loss_type(p, q))
-        return _ops.js_divergence_with_logits(p, q, None, weight, (beta, temperature), axis, _NOTHING, reduction)
-    _refuse_temperature(temperature)
-    return _ops.js_divergence(p, q, None, weight, (beta,), axis, _NOTHING, reduction)
+    op = _ops.js_divergence_with_logits if from_logits else _ops.js_divergence
+    return op(p, q, None, weight, (beta,), _class_axis(p), _NOTHING, reduction)

@@ -355,21 +355,7 @@ class MultiLabelSoftMarginLoss(TorchLoss):
         return F.multilabel_soft_margin_loss(input, target, self.weight, reduction=self.reduction)
 
 
-class _Divergence(Loss):
-    """A divergence of two distributions, or of the softmax of two logits at a temperature."""
-
-    temperature: float | Tensor
-
-    def __init__(self, from_logits: bool, temperature: float | Tensor, reduction: str) -> None:
-        super().__init__(reduction)
-        self.from_logits = from_logits
-        if isinstance(temperature, Tensor):
-            self.register_buffer("temperature", temperature)
-        else:
-            self.temperature = temperature
-
-
-class KLDivergenceLoss(_Divergence):
+class KLDivergenceLoss(Loss):
     """Kullback-Leibler divergence of two distributions a row, or of their logits, `functional.kl_divergence`.
 
     Args:
@@ -385,23 +371,28 @@ class KLDivergenceLoss(_Divergence):
     """
 
     _settings = ("from_logits", "temperature", "reduction")
+    temperature: float | Tensor
 
     def __init__(
         self, from_logits: bool = False, temperature: float | Tensor = 1.0, reduction: str = "batchmean"
     ) -> None:
-        super().__init__(from_logits, temperature, reduction)
+        super().__init__(reduction)
+        self.from_logits = from_logits
+        if isinstance(temperature, Tensor):
+            self.register_buffer("temperature", temperature)
+        else:
+            self.temperature = temperature
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         return F.kl_divergence(p, q, self.from_logits, self.temperature, self.reduction)
 
 
-class JSDivergenceLoss(_Divergence):
+class JSDivergenceLoss(Loss):
     """Jensen-Shannon divergence of two distributions a row, or of their logits, `functional.js_divergence`.
 
     Args:
         beta: share of the first distribution in the mixture, between 0 and 1.
         from_logits: whether both arguments are logits, not probabilities.
-        temperature: what both logits are divided by, above 0; a tensor is kept as a buffer.
         reduction: 'batchmean' or 'mean' (both: over the rows), 'sum', or 'none' for one value a row.
 
     Example:
@@ -411,17 +402,12 @@ class JSDivergenceLoss(_Divergence):
         tensor(0.6931)
     """
 
-    _settings = ("beta", "from_logits", "temperature", "reduction")
+    _settings = ("beta", "from_logits", "reduction")
 
-    def __init__(
-        self,
-        beta: float = 0.5,
-        from_logits: bool = False,
-        temperature: float | Tensor = 1.0,
-        reduction: str = "batchmean",
-    ) -> None:
-        super().__init__(from_logits, temperature, reduction)
+    def __init__(self, beta: float = 0.5, from_logits: bool = False, reduction: str = "batchmean") -> None:
+        super().__init__(reduction)
         self.beta = beta
+        self.from_logits = from_logits
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
-        return F.js_divergence(p, q, self.beta, self.from_logits, self.temperature, self.reduction)
+        return F.js_divergence(p, q, self.beta, self.from_logits, self.reduction)

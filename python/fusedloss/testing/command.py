@@ -20,6 +20,8 @@ from fusedloss._devices import Device
 from fusedloss.testing.cases import DTYPES, cases
 from fusedloss.testing.catalogue import LOSSES, Loss
 from fusedloss.testing.judge import Call
+from fusedloss.testing.row_cases import row_cases
+from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -42,7 +44,7 @@ def check(
     for asked in device or []:
         if asked.missing:
             raise typer.BadParameter(asked.missing, param_hint="--device")
-    losses = [loss for loss in LOSSES if re.search(only, loss.id)]
+    losses = [loss for loss in (*LOSSES, *ROW_LOSSES) if re.search(only, loss.id)]
     if not losses:
         raise typer.BadParameter(f"no loss matches {only!r}", param_hint="--only")
     failures = []
@@ -77,6 +79,8 @@ def run(losses: list[Loss], device: Device, quick: bool) -> Tallies:
 
 
 def calls(loss: Loss, dtype: torch.dtype, device: Device, quick: bool) -> Iterator[Call]:
+    if isinstance(loss, RowLoss):
+        return row_cases(loss, dtype, device, quick)
     return cases(loss, dtype, device, quick)
 
 

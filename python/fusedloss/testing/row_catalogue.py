@@ -276,6 +276,6 @@ ROW_LOSSES = [
     RowLoss("js_divergence", _TWO, parameters={"beta": 0.3}, variant="beta, weight", keyword_operands=_ROW_WEIGHT,
             **_JS),
     RowLoss("js_divergence", _TWO_LOGITS, parameters={"from_logits": True}, variant="logits", **_JS),
-    RowLoss("js_divergence", _TWO_LOGITS, parameters={"from_logits": True, "beta": 0.7, "temperature": 0.6}, **_JS,
-            variant="logits, beta, temperature"),
+    RowLoss("js_divergence", _TWO_LOGITS, parameters={"from_logits": True, "beta": 0.7}, **_JS,
+            variant="logits, beta"),
 ]  # fmt: skip

@@ -206,18 +206,6 @@ def log(x: Array) -> Array:
     return np.log(np.where(x == 0, 1, x))
 
 
-def by_logits(
-    one: tuple[Array, Array], other: tuple[Array, Array], p: Array, q: Array, temperature: Array
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """From derivatives by two logits that were divided by the temperature, with their sizes, those by p, q and it."""
-    (by_p, size_p), (by_q, size_q) = one, other
-    slopes = {"p": by_p / temperature, "q": by_q / temperature}
-    sizes = {"p": size_p / temperature, "q": size_q / temperature}
-    slopes["temperature"] = -(times(slopes["p"], p) + times(slopes["q"], q)) / temperature
-    sizes["temperature"] = (times(sizes["p"], np.abs(p)) + times(sizes["q"], np.abs(q))) / temperature
-    return slopes, sizes
-
-
 def kl_divergence(p: Array, q: Array, from_logits: bool = False, temperature: Array | float = 1.0) -> Rows:
     t = np.asarray(temperature, p.dtype)
     a, b = Softmax(p / t), Softmax(q / t)
@@ -229,17 +217,15 @@ def kl_divergence(p: Array, q: Array, from_logits: bool = False, temperature: Ar
         partials = {"p": np.where(p == 0, 0, log_ratio + 1), "q": np.where(p == 0, 0, -p / q)}
         return Rows(value, value_size, partials, {"p": size + 1})
     of_p = np.maximum(x, NORMAL[x.dtype]) * (size + value_size[:, None])
-    partials, sizes = by_logits(
-        (a.centred(log_ratio), of_p), (b.minus(np.ones_like(p[:, :1]), a.p), a.p + b.p), p, q, t
-    )
+    partials = {"p": a.centred(log_ratio) / t, "q": b.minus(np.ones_like(p[:, :1]), a.p) / t}
+    sizes = {"p": of_p / t, "q": (a.p + b.p) / t}
+    partials["temperature"] = -(times(partials["p"], p) + times(partials["q"], q)) / t
+    sizes["temperature"] = (times(sizes["p"], np.abs(p)) + times(sizes["q"], np.abs(q))) / t
     return Rows(value, value_size, partials, sizes)
 
 
-def js_divergence(
-    p: Array, q: Array, beta: float = 0.5, from_logits: bool = False, temperature: Array | float = 1.0
-) -> Rows:
-    t = np.asarray(temperature, p.dtype)
-    both = Softmax(p / t), Softmax(q / t)
+def js_divergence(p: Array, q: Array, beta: float = 0.5, from_logits: bool = False) -> Rows:
+    both = Softmax(p), Softmax(q)
     shares = constant(beta, p), 1 - constant(beta, p)
     x = [s.p for s in both] if from_logits else [p, q]
     mixed = shares[0] * x[0] + shares[1] * x[1]
@@ -252,11 +238,12 @@ def js_divergence(
     value_size = sum((v * g).sum(1) for v, g in zip(x, sizes, strict=True))
     if not from_logits:
         return Rows(value, value_size, dict(zip("pq", slopes, strict=True)), dict(zip("pq", sizes, strict=True)))
-    each = [
-        (s.centred(g), np.maximum(s.p, NORMAL[s.p.dtype]) * (size + (s.p * size).sum(1, keepdims=True)))
-        for s, g, size in zip(both, slopes, sizes, strict=True)
+    both_sizes = [
+        np.maximum(s.p, NORMAL[s.p.dtype]) * (size + (s.p * size).sum(1, keepdims=True))
+        for s, size in zip(both, sizes, strict=True)
     ]
-    return Rows(value, value_size, *by_logits(each[0], each[1], p, q, t))
+    partials = {name: s.centred(g) for name, s, g in zip("pq", both, slopes, strict=True)}
+    return Rows(value, value_size, partials, dict(zip("pq", both_sizes, strict=True)))
 
 
 FORMULAS: dict[str, Callable[..., Rows]] = {

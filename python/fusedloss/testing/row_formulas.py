@@ -184,13 +184,12 @@ def js_divergence(
     q: Tensor,
     beta: float = 0.5,
     from_logits: bool = False,
-    temperature: float | Tensor = 1.0,
     weight: Tensor | None = None,
     reduction: str = "batchmean",
 ) -> Tensor:
     axis = class_axis(p)
     if from_logits:
-        logs = (p / temperature).log_softmax(axis), (q / temperature).log_softmax(axis)
+        logs = p.log_softmax(axis), q.log_softmax(axis)
         log_m = torch.logaddexp(logs[0] + math.log(beta), logs[1] + math.log(1 - beta))
     else:
         logs, log_m = (p, q), (beta * p + (1 - beta) * q).log()
