@@ -74,6 +74,19 @@ struct ClassAt {
       return place.weight();
   }
   FUSEDLOSS_INLINE auto is_label() const { return place.is_label(); }
+  FUSEDLOSS_INLINE bool wants(int k) const { return place.tile.gradients[k].data; }
+  template <int k>
+  FUSEDLOSS_INLINE V keep(V x) const {
+    if constexpr (!is_dual<V>)
+      if (const auto& kept = place.tile.kept[k]; kept.data) place.store(kept.data, kept.pitch, x);
+    return x;
+  }
+  template <int k, class Compute>
+  FUSEDLOSS_INLINE V kept(Compute compute) const {
+    if constexpr (!is_dual<V>)
+      if (const auto& kept = place.tile.kept[k]; kept.data) return place.load(kept.data, kept.pitch);
+    return compute();
+  }
 
   template <class Use>
   FUSEDLOSS_INLINE void each_class(bool with_target, Use use) const {
@@ -188,82 +201,107 @@ class RowLoop {
     }
   }
 
-  Place<T, across> place(int64_t first, int64_t count = W::size) const { return {tile_, labels_, first, count}; }
   // The classes that fill whole registers.
   int64_t whole() const { return across ? tile_.classes : tile_.classes / W::size * W::size; }
+
+  // Loops read copies of what they read, because what they write might change the originals for all the compiler knows.
+  struct Copies {
+    const Formula formula;
+    const Tile<T> tile;
+    const typename Formula::template Row<V> row;
+    const typename W::Bits labels;
+
+    template <int k>
+    FUSEDLOSS_INLINE auto term(int64_t first, int64_t count = W::size) const {
+      const Place<T, across> place{tile, labels, first, count};
+      return formula.template term<k>(row, At{place});
+    }
+    FUSEDLOSS_INLINE void put_slopes(int64_t first, int64_t count, W factor, typename W::Mask counted) const {
+      const Place<T, across> place{tile, labels, first, count};
+      const Slopes<V> slopes = formula.slopes(row, At{place});
+      put(place, 0, slopes.by_input, factor, counted);
+      if constexpr (Formula::dense) put(place, 1, slopes.by_target, factor, counted);
+    }
+
+   private:
+    FUSEDLOSS_INLINE void put(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
+      const auto& gradient = tile.gradients[k];
+      if (!gradient.data) return;
+      W x;
+      if constexpr (moving)
+        x = slope.dot;
+      else
+        x = slope;
+      x = select(counted, factor * x, W(0));
+      T* place = gradient.data + at.first;
+      if (!across && tile.streams && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
+        stream(x, place);
+      else
+        at.store(gradient.data, gradient.pitch, x);
+    }
+  };
+  FUSEDLOSS_INLINE Copies copies() const { return {formula_, tile_, row_, labels_}; }
 
   template <int k>
   [[gnu::noinline]] void gather() {
     if (skips<k>(formula_, row_)) return;
     constexpr Stage stage = Formula::stages[k];
+    const Copies local = copies();
     auto all = empty<stage, V>();
     Terms<Sum<V>, stage.terms> sums;
-    const auto take = [&](const Terms<V, stage.terms>& some) {
+    const auto take = [&](const Terms<V, stage.terms>& some) __attribute__((always_inline)) {
       if constexpr (stage.combine == Combine::sum)
         for (int n = 0; n < stage.terms; ++n) sums.of[n].add(some.of[n]);
       else
         combine<stage>(all, some);
     };
-    for (int64_t begin = 0; begin < whole(); begin += kTogether) {
+    const int64_t classes = whole();
+    for (int64_t begin = 0; begin < classes; begin += kTogether) {
       auto some = empty<stage, V>();
-      const int64_t end = begin + kTogether < whole() ? begin + kTogether : whole();
-      for (int64_t first = begin; first < end; first += kStep) {
-        const auto at = place(first);
-        combine<stage>(some, formula_.template term<k>(row_, At{at}));
-      }
+      const int64_t end = begin + kTogether < classes ? begin + kTogether : classes;
+      for (int64_t first = begin; first < end; first += kStep) combine<stage>(some, local.template term<k>(first));
       take(some);
     }
-    if constexpr (!across) {
-      if (const int64_t rest = tile_.classes - whole()) {
-        const auto at = place(whole(), rest);
-        auto terms = formula_.template term<k>(row_, At{at});
-        for (int n = 0; n < stage.terms; ++n) terms.of[n] = first_lanes(rest, terms.of[n], empty<stage, V>().of[n]);
-        take(terms);
-      }
-    }
+    if constexpr (!across)
+      if (classes < tile_.classes) take(rest<k>(classes));
     if constexpr (stage.combine == Combine::sum)
       for (int n = 0; n < stage.terms; ++n) all.of[n] = together(sums.of[n]);
     if constexpr (!across)
       for (V& term : all.of) term = merged<stage>(term);
     formula_.template close<k>(row_, all);
   }
+  // The terms of those that do not fill a register.
+  template <int k>
+  [[gnu::noinline]] auto rest(int64_t first) {
+    constexpr Stage stage = Formula::stages[k];
+    const int64_t count = tile_.classes - first;
+    auto terms = copies().template term<k>(first, count);
+    for (int n = 0; n < stage.terms; ++n) terms.of[n] = first_lanes(count, terms.of[n], empty<stage, V>().of[n]);
+    return terms;
+  }
 
   [[gnu::noinline]] void make_gradients() {
-    const W factor = across ? W::load(tile_.factor) : W(double(tile_.factor[0]));
-    const auto counted = (across ? W::load(tile_.counted) : W(1)) > W(0);
-    const auto put = [&](int64_t first, int64_t count) {
-      const auto at = place(first, count);
-      const Slopes<V> slopes = formula_.slopes(row_, At{at});
-      store(at, 0, slopes.by_input, factor, counted);
-      if constexpr (Formula::dense) store(at, 1, slopes.by_target, factor, counted);
-    };
+    const Copies local = copies();
+    const W factor = gradient_factor();
+    const auto counted = counted_lanes();
     if constexpr (across) {
-      for (int64_t first = 0; first < tile_.classes; ++first) put(first, W::size);
+      for (int64_t first = 0; first < local.tile.classes; ++first) local.put_slopes(first, W::size, factor, counted);
     } else {
-      int64_t first = tile_.streams ? classes_before_alignment() : 0;
-      if (first > 0) put(0, first);
-      for (; first + W::size <= tile_.classes; first += W::size) put(first, W::size);
-      if (first < tile_.classes) put(first, tile_.classes - first);
+      const int64_t head = tile_.streams ? classes_before_alignment() : 0;
+      if (head > 0) put_some(0, head);
+      const int64_t tail = tile_.classes - (tile_.classes - head) % W::size;
+      for (int64_t first = head; first < tail; first += W::size) local.put_slopes(first, W::size, factor, counted);
+      if (tail < tile_.classes) put_some(tail, tile_.classes - tail);
     }
   }
+  [[gnu::noinline]] void put_some(int64_t first, int64_t count) const {
+    copies().put_slopes(first, count, gradient_factor(), counted_lanes());
+  }
+  W gradient_factor() const { return across ? W::load(tile_.factor) : W(double(tile_.factor[0])); }
+  typename W::Mask counted_lanes() const { return (across ? W::load(tile_.counted) : W(1)) > W(0); }
   int64_t classes_before_alignment() const {
     const auto address = reinterpret_cast<uintptr_t>(tile_.gradients[0].data);
     return int64_t(-address % sizeof(W) / sizeof(T));
-  }
-  FUSEDLOSS_INLINE void store(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
-    const auto& gradient = tile_.gradients[k];
-    if (!gradient.data) return;
-    W x;
-    if constexpr (moving)
-      x = slope.dot;
-    else
-      x = slope;
-    x = select(counted, factor * x, W(0));
-    T* place = gradient.data + at.first;
-    if (!across && tile_.streams && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
-      stream(x, place);
-    else
-      at.store(gradient.data, gradient.pitch, x);
   }
 
   const Formula& formula_;
@@ -282,6 +320,7 @@ void run_tile(const Tile<T>& tile) {
 template <class Loss, class T>
 constexpr FunctionsOf<T> functions_of() {
   FunctionsOf<T> all;
+  if constexpr (requires { Loss::kept; }) all.kept = Loss::kept;
   const auto fill = [&]<bool dense>() {
     all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
     all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;

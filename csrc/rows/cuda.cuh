@@ -173,6 +173,16 @@ struct ClassAt {
   __device__ __forceinline__ V target() const { return is_dense ? operands[1] : V(at_label ? 1 : 0); }
   __device__ __forceinline__ V weight() const { return weight_of_class ? V(double(*weight_of_class)) : V(1); }
   __device__ __forceinline__ typename W::Mask is_label() const { return {at_label}; }
+  __device__ __forceinline__ bool wants(int k) const { return loop.wants(k); }
+  // Arithmetic is cheap here, and memory is not.
+  template <int>
+  __device__ __forceinline__ V keep(V x) const {
+    return x;
+  }
+  template <int, class Compute>
+  __device__ __forceinline__ V kept(Compute compute) const {
+    return compute();
+  }
   template <class Use>
   __device__ __forceinline__ void each_class(bool with_target, Use use) const {
     for (unsigned c = 0; c < loop.classes(); ++c) {
@@ -223,6 +233,7 @@ class RowLoop {
   }
 
   __device__ __forceinline__ unsigned classes() const { return rows_.classes; }
+  __device__ __forceinline__ bool wants(int k) const { return rows_.gradients[k].data; }
   __device__ __forceinline__ V operand(int k, unsigned c) const {
     const W x = W::of(get(rows_.operands[k], offset(operands_, k), c));
     if constexpr (moving)

@@ -12,6 +12,25 @@
 namespace fusedloss::rows {
 namespace {
 
+// Memory for tiles, in whole lines of a cache: a register that lies in two of them takes twice the time.
+template <class T>
+class Buffer {
+ public:
+  // That of at least `count`; the first call decides.
+  T* of(int64_t count) {
+    if (lines_.empty()) lines_.resize((count + kOfLine - 1) / kOfLine);
+    return data();
+  }
+  T* data() { return lines_.empty() ? nullptr : lines_[0].numbers; }
+
+ private:
+  static constexpr int64_t kOfLine = 64 / sizeof(T);
+  struct alignas(64) Line {
+    T numbers[kOfLine];
+  };
+  std::vector<Line> lines_;
+};
+
 // One tensor with classes during the walk: its memory where that is laid out like a tile, else a buffer.
 template <class T, bool along>
 class Stream {
@@ -39,8 +58,7 @@ class Stream {
       });
       if (found) return {found, view_.step};
     }
-    if (buffer_.empty()) buffer_.resize(pass_.classes * kLanes);
-    return {buffer_.data(), kLanes};
+    return {buffer_.of(pass_.classes * kLanes), kLanes};
   }
   void write(const Part& part, const Block& block) {
     if (block.data && block.data == buffer_.data())
@@ -74,7 +92,7 @@ class Stream {
 
   const Pass& pass_;
   const ClassView& view_;
-  std::vector<T> buffer_;
+  Buffer<T> buffer_;
 };
 
 template <class T, bool along>
@@ -83,6 +101,7 @@ class Walk {
   Walk(const Pass& pass, const FunctionsOf<T>& functions)
       : pass_(pass),
         function_(functions.of[!pass.labels.data][!along][pass.moving]),
+        keeps_(pass.moving || !(pass.gradients[0].data || pass.gradients[1].data) ? 0 : functions.kept),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {}
@@ -130,7 +149,7 @@ class Walk {
       for (auto& gradient : gradients_) gradient.clear(part);
       return;
     }
-    Tile<T> tile;
+    Tile<T> tile{};
     tile.classes = pass_.classes;
     for (int k = 0; k < kMaxOperands; ++k) {
       tile.operands[k] = operands_[k].read(part);
@@ -142,6 +161,7 @@ class Walk {
     tile.counted = counted_;
     tile.factor = factor_;
     tile.streams = gradients_[0].streams();
+    for (int k = 0; k < keeps_; ++k) tile.kept[k] = place_to_keep(k, tile);
     tile.value = value_;
     tile.parameters = pass_.parameters;
     function_(tile);
@@ -149,8 +169,18 @@ class Walk {
     for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile.gradients[k]);
   }
 
+  // The gradient itself, until it is written; but not memory that shall not come into caches.
+  typename Tile<T>::template Block<T> place_to_keep(int k, const Tile<T>& tile) {
+    constexpr int64_t kMostKept = 256 * 1024;
+    if (tile.gradients[k].data && !tile.streams) return tile.gradients[k];
+    if (pass_.classes * kLanes * int64_t(sizeof(T)) > kMostKept) return {};
+    return {kept_[k].of(pass_.classes * kLanes), kLanes};
+  }
+
   const Pass& pass_;
   const TileFunction<T> function_;
+  const int keeps_;
+  Buffer<T> kept_[kMaxOperands];
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
   // Of the rows of a tile. Lanes without a row read what a row has left there.
   T weight_[Lanes<T>::size] = {}, counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};

@@ -4,6 +4,7 @@
 // largest; then, if gradients are wanted, once more for the slope at every class. A formula has
 //
 //   dense                         whether the target is a number for every class, or a label
+//   kept                          how many numbers of a class it keeps; if none, it need not be there
 //   stages                        for each stage how terms are combined, and how many there are
 //   Row<V>                        what it knows of a row: RowStart, and what the stages have found
 //   term<stage>(row, at)          the terms of the class `at`
@@ -12,7 +13,9 @@
 //   value(row), slopes(row, at)   the loss of the row, and its derivative by the operands at a class
 //
 // and reads from `at`, where it needs them, input(), target(), weight() and is_label(); at.each_class(with_target, use)
-// calls use(input, target, holds) for the classes of the row whose target is not 0, or is 0, where that holds. V is a
+// calls use(input, target, holds) for the classes of the row whose target is not 0, or is 0, where that holds. What it
+// gives to at.keep<k>(x), which returns x, it gets back from at.kept<k>(compute) when it comes to the class again; or
+// compute() instead, where nothing can be kept. at.wants(k) says whether the slope by operand k is asked for. V is a
 // lane or a register of lanes: of classes of one row during a stage, of rows in between. On dual numbers the same
 // functions give derivatives along a direction: no loss writes a second derivative by hand. A loss gives its formula,
 // or the one of several that is meant, by with_formula<dense>(parameters, classes, use), which returns use(formula).

@@ -78,8 +78,9 @@ struct Tile {
   const int64_t* labels;
   const T *counted, *factor;
   Block<T> gradients[kMaxOperands];
-  bool streams;  // gradients of a single row are written past the caches, where they are aligned
-  T* value;      // of every lane
+  Block<T> kept[kMaxOperands];  // for numbers of every class that are used again; where absent they are made again
+  bool streams;                 // gradients of a single row are written past the caches, where they are aligned
+  T* value;                     // of every lane
   const double* parameters;
 };
 
@@ -90,6 +91,7 @@ using TileFunction = void (*)(const Tile<T>&);
 // The tile functions of one loss.
 template <class T>
 struct FunctionsOf {
+  int kept = 0;  // how many numbers of every class are used again when gradients are made
   // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
   TileFunction<T> of[2][2][2] = {};
 };

@@ -33,6 +33,14 @@ struct Softmax {
     else
       return p;
   }
+  // The same, of an x whose share was kept.
+  template <int k, class At>
+  FUSEDLOSS_INLINE V probability_at(const At& at, V x) const {
+    if constexpr (is_dual<V>)
+      return probability(x);
+    else
+      return at.template kept<k>([&] { return share(x); }) * inverse;
+  }
   FUSEDLOSS_INLINE V log_probability(V x) const { return below_top(x) - log_sum; }
   // softmax(x) y, also where that is a number and softmax(x) has lost its last digits to underflow; 0 where it is 0.
   FUSEDLOSS_INLINE V times_probability(V x, V y) const {

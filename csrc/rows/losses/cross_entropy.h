@@ -39,10 +39,10 @@ struct CrossEntropyFormula {
     if constexpr (stage == 0) {
       return Terms<V, 1>{{x}};
     } else if constexpr (plain) {
-      return Terms<V, 1>{{row.softmax.share(x)}};
+      return Terms<V, 1>{{at.template keep<0>(row.softmax.share(x))}};
     } else {
-      const V m = mass_at(V(), at);
-      return Terms<V, 3>{{row.softmax.share(x), m, times(m, x - row.softmax.top)}};
+      const V m = mass_at(V(), at), share = row.softmax.share(x);
+      return Terms<V, 3>{{capped ? share : at.template keep<0>(share), m, times(m, x - row.softmax.top)}};
     }
   }
   template <int stage, class V>
@@ -70,7 +70,9 @@ struct CrossEntropyFormula {
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V x = logit(at.input());
-    V by_x = row.softmax.probability(x) * row.by_log_sum;
+    // (With a cap the input is needed again, whose memory the gradient may have.)
+    const V p = capped ? row.softmax.probability(x) : row.softmax.template probability_at<0>(at, x);
+    V by_x = p * row.by_log_sum;
     if constexpr (plain) {
       by_x = select(at.is_label(), by_x - row.weight, by_x);
     } else {
@@ -108,6 +110,7 @@ struct CrossEntropyFormula {
 };
 
 struct CrossEntropy {
+  static constexpr int kept = 1;
   static constexpr Description about{.name = "cross_entropy",
                                      .targets = Targets::labels_or_dense,
                                      .parameters = {{"label_smoothing", Domain::unit},

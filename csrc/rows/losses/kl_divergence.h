@@ -64,6 +64,7 @@ struct KlDivergenceWithLogits {
                                      .batchmean = true,
                                      .row_weight = "weight"};
   static constexpr bool dense = true;
+  static constexpr int kept = 2;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 3}, {Combine::sum, 1}};
   Constant sharpness;  // 1 / T
 
@@ -79,9 +80,9 @@ struct KlDivergenceWithLogits {
     if constexpr (stage == 0)
       return Terms<V, 2>{{a, b}};
     else if constexpr (stage == 1)
-      return shares(row, a, b);
+      return shares(row, at, a, b);
     else
-      return Terms<V, 1>{{excess(row, a, b)}};
+      return Terms<V, 1>{{excess(row, at, a, b)}};
   }
   template <int stage, class V>
   FUSEDLOSS_INLINE void close(Row<V>& row, const Terms<V, stages[stage].terms>& terms) const {
@@ -112,8 +113,9 @@ struct KlDivergenceWithLogits {
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V a = at.input(), b = at.target();
-    return {sharpness * row.p.times_probability(a, distance(row, a, b) - row.loss),
-            sharpness * (row.q.probability(b) - row.p.probability(a))};
+    const V by_a = at.wants(0) ? row.p.times_probability(a, distance(row, a, b) - row.loss) : V(0);
+    const V by_b = row.q.template probability_at<1>(at, b) - row.p.template probability_at<0>(at, a);
+    return {sharpness * by_a, sharpness * by_b};
   }
 
   template <bool dense, class Use>
@@ -126,10 +128,10 @@ struct KlDivergenceWithLogits {
   FUSEDLOSS_INLINE static auto is_near(const Row<V>& row) {
     return row.loss < V(0.125);
   }
-  template <class V>
-  FUSEDLOSS_INLINE static Terms<V, 3> shares(const Row<V>& row, V a, V b) {
-    const V p = row.p.share(a);
-    return {{p, row.q.share(b), select(p == V(0), V(0), p * (row.p.below_top(a) - row.q.below_top(b)))}};
+  template <class V, class At>
+  FUSEDLOSS_INLINE static Terms<V, 3> shares(const Row<V>& row, const At& at, V a, V b) {
+    const V p = at.template keep<0>(row.p.share(a)), q = at.template keep<1>(row.q.share(b));
+    return {{p, q, select(p == V(0), V(0), p * (row.p.below_top(a) - row.q.below_top(b)))}};
   }
   // log p - log q
   template <class V>
@@ -138,9 +140,10 @@ struct KlDivergenceWithLogits {
   }
   // p (log p - log q) + q - p. What is added has the sum 0 over a row, but no class has less than 0 now: where p and q
   // are nearly the same, nothing cancels, and an error of the sums of exponentials does not show.
-  template <class V>
-  FUSEDLOSS_INLINE static V excess(const Row<V>& row, V a, V b) {
-    const V p = row.p.probability(a), q = row.q.probability(b), d = distance(row, a, b);
+  template <class V, class At>
+  FUSEDLOSS_INLINE static V excess(const Row<V>& row, const At& at, V a, V b) {
+    const V p = row.p.template probability_at<0>(at, a), q = row.q.template probability_at<1>(at, b);
+    const V d = distance(row, a, b);
     const auto near = (d < V(0.34)) & (d > V(-0.34));
     return select(p == V(0), q, select(near, p * exp_beyond_linear(-d), p * d + (q - p)));
   }

@@ -12,6 +12,7 @@ struct SoftmaxFocalLoss {
   static constexpr Description about{
       .name = "softmax_focal_loss", .parameters = {{"gamma", Domain::nonnegative}}, .weight = "alpha"};
   static constexpr bool dense = false;
+  static constexpr int kept = 1;
   static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, 1}};
   Constant gamma;
 
@@ -25,7 +26,7 @@ struct SoftmaxFocalLoss {
   FUSEDLOSS_INLINE Terms<V, 1> term(const Row<V>& row, const At& at) const {
     if constexpr (stage == 0) return {{at.input()}};
     // A NaN is not left out: it is in `own`.
-    return {{select(at.is_label(), V(0), row.softmax.share(at.input()))}};
+    return {{select(at.is_label(), V(0), at.template keep<0>(row.softmax.share(at.input())))}};
   }
   template <int stage, class V>
   FUSEDLOSS_INLINE void close(Row<V>& row, const Terms<V, 1>& terms) const {
@@ -55,7 +56,8 @@ struct SoftmaxFocalLoss {
   }
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
-    return {row.pull * select(at.is_label(), -row.rest, row.softmax.probability(at.input())), 0};
+    const V p = row.softmax.template probability_at<0>(at, at.input());
+    return {row.pull * select(at.is_label(), -row.rest, p), 0};
   }
 
   template <bool dense, class Use>
