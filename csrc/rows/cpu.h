@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/some_lanes.h"
 #include "core/stream.h"
 #include "core/sum.h"
 #include "rows/formula.h"
@@ -24,14 +25,12 @@ struct Place {
 
   FUSEDLOSS_INLINE V load(const T* data, int64_t pitch) const {
     if constexpr (across) return V::load(data + first * pitch);
-    if (count == V::size) return V::load(data + first);
-    V some = 0;
-    std::memcpy(&some.raw, data + first, count * sizeof(T));
-    return some;
+    return count == V::size ? V::load(data + first) : load_first<V>(data + first, count);
   }
   FUSEDLOSS_INLINE void store(T* data, int64_t pitch, V x) const {
     if constexpr (across) return x.store(data + first * pitch);
-    std::memcpy(data + first, &x.raw, count * sizeof(T));
+    if (count == V::size) return x.store(data + first);
+    store_first(x, data + first, count);
   }
   FUSEDLOSS_INLINE V operand(int k) const { return load(tile.operands[k].data, tile.operands[k].pitch); }
   FUSEDLOSS_INLINE V tangent(int k) const {
@@ -49,9 +48,7 @@ struct Place {
   }
   FUSEDLOSS_INLINE typename V::Mask is_label() const {
     if constexpr (across) return {labels == Int(first)};
-    typename V::Bits lane;
-    for (int k = 0; k < V::size; ++k) lane[k] = Int(k);
-    return {labels - Int(first) == lane};
+    return {labels - Int(first) == each_lane_number<T, sizeof(V)>()};
   }
 };
 
@@ -117,13 +114,7 @@ struct ClassAt {
 // All lanes of a register of terms as one, in every lane.
 template <Stage stage, class T>
 FUSEDLOSS_INLINE Lanes<T> merged(Lanes<T> x) {
-  T lanes[Lanes<T>::size];
-  x.store(lanes);
-  for (int half = Lanes<T>::size / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k)
-      lanes[k] = stage.combine == Combine::sum ? lanes[k] + lanes[k + half]
-                                               : (lanes[k + half] > lanes[k] ? lanes[k + half] : lanes[k]);
-  return double(lanes[0]);
+  return across_lanes(x, [](Lanes<T> a, Lanes<T> b) { return stage.combine == Combine::sum ? a + b : larger(a, b); });
 }
 template <Stage stage, class T>
 FUSEDLOSS_INLINE Dual<Lanes<T>> merged(Dual<Lanes<T>> x) {
@@ -141,16 +132,6 @@ FUSEDLOSS_INLINE V together(const Sum<V>& sum) {
     return {together(sum.total.value, sum.lost.value), together(sum.total.dot, sum.lost.dot)};
   else
     return together(sum.total, sum.lost);
-}
-
-template <class T>
-FUSEDLOSS_INLINE Lanes<T> first_lanes(int64_t count, Lanes<T> x, Lanes<T> others) {
-  for (int lane = int(count); lane < Lanes<T>::size; ++lane) x.raw[lane] = others.raw[lane];
-  return x;
-}
-template <class T>
-FUSEDLOSS_INLINE Dual<Lanes<T>> first_lanes(int64_t count, Dual<Lanes<T>> x, Dual<Lanes<T>> others) {
-  return {first_lanes(count, x.value, others.value), first_lanes(count, x.dot, others.dot)};
 }
 
 template <class Formula, class T, bool across, bool moving>
@@ -177,7 +158,7 @@ class RowLoop {
   using At = ClassAt<Formula, V, Place<T, across>>;
   static constexpr int64_t kStep = across ? 1 : W::size;
   // Registers that are added plainly, before the sum takes them.
-  static constexpr int64_t kTogether = 8 * kStep;
+  static constexpr int64_t kTogether = 16 * kStep;
 
   void start() {
     row_.classes = double(tile_.classes);
@@ -276,7 +257,8 @@ class RowLoop {
     constexpr Stage stage = Formula::stages[k];
     const int64_t count = tile_.classes - first;
     auto terms = copies().template term<k>(first, count);
-    for (int n = 0; n < stage.terms; ++n) terms.of[n] = first_lanes(count, terms.of[n], empty<stage, V>().of[n]);
+    const auto has_class = first_lanes<W>(count);
+    for (int n = 0; n < stage.terms; ++n) terms.of[n] = select(has_class, terms.of[n], empty<stage, V>().of[n]);
     return terms;
   }
 

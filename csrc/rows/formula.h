@@ -91,10 +91,4 @@ FUSEDLOSS_INLINE Dual<V> change_of(Dual<V> x) {
   return {V(0), x.dot};
 }
 
-// a b, where a = 0 is stronger than an infinite b: what is absent adds nothing.
-template <class V>
-FUSEDLOSS_INLINE V times(V a, V b) {
-  return select((a == V(0)) & (b == b), V(0), a * b);
-}
-
 }  // namespace fusedloss::rows::inline FUSEDLOSS_SET

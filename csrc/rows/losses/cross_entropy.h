@@ -42,7 +42,8 @@ struct CrossEntropyFormula {
       return Terms<V, 1>{{at.template keep<0>(row.softmax.share(x))}};
     } else {
       const V m = mass_at(V(), at), share = row.softmax.share(x);
-      return Terms<V, 3>{{capped ? share : at.template keep<0>(share), m, times(m, x - row.softmax.top)}};
+      return Terms<V, 3>{
+          {capped ? share : at.template keep<0>(share), m, select(m == V(0), V(0), m * (x - row.softmax.top))}};
     }
   }
   template <int stage, class V>
