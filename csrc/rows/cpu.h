@@ -158,7 +158,7 @@ class RowLoop {
   using At = ClassAt<Formula, V, Place<T, across>>;
   static constexpr int64_t kStep = across ? 1 : W::size;
   // Registers that are added plainly, before the sum takes them.
-  static constexpr int64_t kTogether = 16 * kStep;
+  static constexpr int64_t kTogether = 8 * kStep;
 
   void start() {
     row_.classes = double(tile_.classes);
