@@ -43,9 +43,13 @@ struct SoftmaxFocalLoss {
       // log(1 - p_y), by whichever of the two is not near 1.
       const V log_rest =
           select(probability < V(0.5), log1p(-probability), log(max(others, kTiny)) - row.softmax.log_sum);
-      const V focus = double(gamma) == 0 ? V(1) : exp(gamma * log_rest);
+      V focus = 1;
+      if (double(gamma) == 2)
+        focus = row.rest * row.rest;  // with fewer roundings
+      else if (double(gamma) != 0)
+        focus = exp(gamma * log_rest);
       // p_y u / (1 - p_y) goes to 1 where 1 - p_y goes to 0.
-      const V relative = select(others < V(kTiny), V(1), probability * cost / max(row.rest, kTiny));
+      const V relative = select(others < V(kTiny), V(1), own / max(others, kTiny) * cost);
       row.loss = row.weight * focus * cost;
       row.pull = row.weight * focus * (1.0 + gamma * relative);
     }
