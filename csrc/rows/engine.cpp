@@ -160,7 +160,8 @@ class Walk {
     tile.labels = labels_;
     tile.counted = counted_;
     tile.factor = factor_;
-    tile.streams = gradients_[0].streams();
+    // (What takes the place of the logits is in a cache already.)
+    tile.streams = gradients_[0].streams() && tile.gradients[0].data != tile.operands[0].data;
     for (int k = 0; k < keeps_; ++k) tile.kept[k] = place_to_keep(k, tile);
     tile.value = value_;
     tile.parameters = pass_.parameters;
