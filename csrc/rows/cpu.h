@@ -87,11 +87,11 @@ struct ClassAt {
 
   template <class Use>
   FUSEDLOSS_INLINE void each_class(bool with_target, Use use) const {
-    for (int64_t c = 0; c < place.tile.classes; ++c) {
+    for (int64_t i = 0; i < (with_target ? place.tile.listed_count : place.tile.classes); ++i) {
+      const int64_t c = with_target ? place.tile.listed[i] : i;
       const V target = operand_of(1, c);
       const auto absent = target == V(0);
-      const auto holds = with_target ? !absent : absent;
-      if (any(holds)) use(operand_of(0, c), target, holds);
+      use(operand_of(0, c), target, with_target ? !absent : absent);
     }
   }
 
@@ -169,8 +169,11 @@ class RowLoop {
       const int64_t label = tile_.labels[across ? lane : 0];
       const auto at = [&](const auto& block) { return block.data[across ? label * block.pitch + lane : label]; };
       labels_[lane] = typename BitsOf<T>::type(label);
-      input[lane] = at(tile_.operands[0]);
-      if (tile_.tangents[0].data) tangent[lane] = at(tile_.tangents[0]);
+      input[lane] = tile_.input_at_label ? tile_.input_at_label[lane] : at(tile_.operands[0]);
+      if (tile_.tangent_at_label)
+        tangent[lane] = tile_.tangent_at_label[lane];
+      else if (tile_.tangents[0].data)
+        tangent[lane] = at(tile_.tangents[0]);
       weight[lane] = tile_.weight ? tile_.weight[label] : T(1);
     }
     if constexpr (moving) {
@@ -303,6 +306,8 @@ template <class Loss, class T>
 constexpr FunctionsOf<T> functions_of() {
   FunctionsOf<T> all;
   if constexpr (requires { Loss::kept; }) all.kept = Loss::kept;
+  if constexpr (requires { Loss::reads_label_only; }) all.reads_label_only = Loss::reads_label_only;
+  all.reads_listed = Loss::about.targets == Targets::lists;
   const auto fill = [&]<bool dense>() {
     all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
     all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;

@@ -1,6 +1,7 @@
 // The walk over memory that all losses over rows share: brings rows of any type and layout into cache as contiguous
 // float or double, calls the loss, and puts results back. Memory that is laid out like a tile is used in place.
 // Compiled once for every instruction set.
+#include <algorithm>
 #include <vector>
 
 #include "core/lanes.h"
@@ -72,6 +73,18 @@ class Stream {
     return kStreams && along && view_.data && view_.dtype == kNative<T> && view_.step == 1 &&
            pass_.count * pass_.classes * int64_t(sizeof(T)) >= kStreamedBytes;
   }
+  // Of every row of the part the number at its label.
+  const T* at_labels(const Part& part, const int64_t* labels, T* numbers) const {
+    if (!view_.data) return nullptr;
+    visit(view_.dtype, [&](auto element) {
+      const auto* data = static_cast<const decltype(element)*>(view_.data);
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        for (int64_t at = run.at, i = 0; i < run.length; ++i, at += run.step)
+          numbers[at] = convert<T>(data[run.offset + i * run.stride + labels[at] * view_.step]);
+      });
+    });
+    return numbers;
+  }
   void clear(const Part& part) {
     const Block block = target(part);
     std::fill_n(block.data, block.data ? pass_.classes : 0, T(0));
@@ -102,6 +115,8 @@ class Walk {
       : pass_(pass),
         function_(functions.of[!pass.labels.data][!along][pass.moving]),
         keeps_(pass.moving || !(pass.gradients[0].data || pass.gradients[1].data) ? 0 : functions.kept),
+        reads_label_only_(functions.reads_label_only),
+        reads_listed_(functions.reads_listed),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {}
@@ -151,11 +166,8 @@ class Walk {
     }
     Tile<T> tile{};
     tile.classes = pass_.classes;
-    for (int k = 0; k < kMaxOperands; ++k) {
-      tile.operands[k] = operands_[k].read(part);
-      tile.tangents[k] = tangents_[k].read(part);
-      tile.gradients[k] = gradients_[k].target(part);
-    }
+    read(part, tile);
+    for (int k = 0; k < kMaxOperands; ++k) tile.gradients[k] = gradients_[k].target(part);
     tile.weight = static_cast<const T*>(pass_.weight);
     tile.labels = labels_;
     tile.counted = counted_;
@@ -170,6 +182,28 @@ class Walk {
     for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile.gradients[k]);
   }
 
+  void read(const Part& part, Tile<T>& tile) {
+    if (reads_label_only_) {
+      tile.input_at_label = operands_[0].at_labels(part, labels_, input_at_label_);
+      tile.tangent_at_label = tangents_[0].at_labels(part, labels_, tangent_at_label_);
+      return;
+    }
+    for (int k = 0; k < kMaxOperands; ++k) {
+      tile.operands[k] = operands_[k].read(part);
+      tile.tangents[k] = tangents_[k].read(part);
+    }
+    if (reads_listed_) list_targets(tile);
+  }
+  void list_targets(Tile<T>& tile) {
+    int64_t* const listed = listed_.of(pass_.classes);
+    for (int64_t c = 0; c < pass_.classes; ++c) {
+      const T* const targets = tile.operands[1].data + c * (along ? 1 : tile.operands[1].pitch);
+      listed[tile.listed_count] = c;
+      tile.listed_count += std::any_of(targets, targets + kLanes, [](T x) { return x != 0; });
+    }
+    tile.listed = listed;
+  }
+
   // The gradient itself, until it is written; but not memory that shall not come into caches.
   typename Tile<T>::template Block<T> place_to_keep(int k, const Tile<T>& tile) {
     constexpr int64_t kMostKept = 256 * 1024;
@@ -181,11 +215,13 @@ class Walk {
   const Pass& pass_;
   const TileFunction<T> function_;
   const int keeps_;
+  const bool reads_label_only_, reads_listed_;
   Buffer<T> kept_[kMaxOperands];
+  Buffer<int64_t> listed_;
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
   // Of the rows of a tile. Lanes without a row read what a row has left there.
   T weight_[Lanes<T>::size] = {}, counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
-  T value_[Lanes<T>::size] = {};
+  T value_[Lanes<T>::size] = {}, input_at_label_[Lanes<T>::size] = {}, tangent_at_label_[Lanes<T>::size] = {};
   int64_t labels_[Lanes<T>::size] = {};
 };
 

@@ -77,6 +77,11 @@ struct Tile {
   // the gradients of the others.
   const int64_t* labels;
   const T *counted, *factor;
+  // Of every lane, in the place of operands and tangents, for losses that read no other classes.
+  const T *input_at_label, *tangent_at_label;
+  // The classes whose target is not 0 in some lane, for losses that ask for them.
+  const int64_t* listed;
+  int64_t listed_count;
   Block<T> gradients[kMaxOperands];
   Block<T> kept[kMaxOperands];  // for numbers of every class that are used again; where absent they are made again
   bool streams;                 // gradients of a single row are written past the caches, where they are aligned
@@ -92,6 +97,7 @@ using TileFunction = void (*)(const Tile<T>&);
 template <class T>
 struct FunctionsOf {
   int kept = 0;  // how many numbers of every class are used again when gradients are made
+  bool reads_label_only = false, reads_listed = false;
   // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
   TileFunction<T> of[2][2][2] = {};
 };

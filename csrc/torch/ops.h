@@ -243,4 +243,46 @@ at::Tensor autocast_value(const typename F::Loss& loss, const typename F::Argume
   return call_value<F>(loss, a);
 }
 
+// ---- a family's own -------------------------------------------------------------------------------------------
+
+// Stands once in the namespace of a family F, after it: registers its ops, whose functions are in the namespaces
+// `kernels` and `autograd` there, and defines the functions there that call them. One implementation serves all
+// devices; it refuses those without kernels in words.
+#define FUSEDLOSS_OPS(F)                                                                                  \
+  at::Tensor call_value(const Loss& loss, const Arguments& a) { return ops::call_value<F>(loss, a); }     \
+  Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {                    \
+    return ops::call_value_and_gradient<F>(loss, mask, a);                                                \
+  }                                                                                                       \
+  Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) { \
+    return ops::call_backward<F>(loss, grad_output, mask, a);                                             \
+  }                                                                                                       \
+  at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {                    \
+    return ops::call_jvp<F>(loss, tangents, a);                                                           \
+  }                                                                                                       \
+  Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,   \
+                   const Arguments& a) {                                                                  \
+    return ops::call_hvp<F>(loss, grad_output, tangents, mask, a);                                        \
+  }                                                                                                       \
+  static void implement_kernels(torch::Library& library) {                                                \
+    ops::implement<F, ops::Value<F>, kernels::value>(library);                                            \
+    ops::implement<F, ops::ValueAndGradient<F>, kernels::value_and_gradient>(library);                    \
+    ops::implement<F, ops::Backward<F>, kernels::backward>(library);                                      \
+    ops::implement<F, ops::Jvp<F>, kernels::jvp>(library);                                                \
+    ops::implement<F, ops::Hvp<F>, kernels::hvp>(library);                                                \
+  }                                                                                                       \
+  static void implement_autocast(torch::Library& library) {                                               \
+    ops::implement<F, ops::Value<F>, ops::autocast_value<F>>(library);                                    \
+  }                                                                                                       \
+  TORCH_LIBRARY_FRAGMENT(fusedloss, library) { ops::define<F>(library); }                                 \
+  TORCH_LIBRARY_IMPL(fusedloss, CompositeExplicitAutograd, library) { implement_kernels(library); }       \
+  TORCH_LIBRARY_IMPL(fusedloss, Meta, library) { implement_kernels(library); }                            \
+  TORCH_LIBRARY_IMPL(fusedloss, Autograd, library) {                                                      \
+    ops::implement<F, ops::Value<F>, autograd::value>(library);                                           \
+    ops::implement<F, ops::Backward<F>, autograd::backward>(library);                                     \
+    ops::implement<F, ops::Jvp<F>, autograd::jvp>(library);                                               \
+    ops::implement<F, ops::Hvp<F>, autograd::hvp>(library);                                               \
+  }                                                                                                       \
+  TORCH_LIBRARY_IMPL(fusedloss, AutocastCPU, library) { implement_autocast(library); }                    \
+  TORCH_LIBRARY_IMPL(fusedloss, AutocastCUDA, library) { implement_autocast(library); }
+
 }  // namespace fusedloss::ops

@@ -3,17 +3,24 @@
 #include <ATen/Version.h>
 
 #include <string>
+#include <string_view>
 
 namespace fusedloss {
 
+namespace {
+InstructionSet best_of_processor() {
+  const std::string capability = at::get_cpu_capability();
+  if (capability.rfind("AVX512", 0) == 0) return InstructionSet::avx512;
+  return capability == "AVX2" ? InstructionSet::avx2 : InstructionSet::baseline;
+}
+bool is_built(InstructionSet set) { return std::string_view(kInstructionSets).find(name_of(set)) != std::string::npos; }
+}  // namespace
+
 InstructionSet chosen_set() {
   static const InstructionSet set = [] {
-#ifdef FUSEDLOSS_X86
-    const std::string capability = at::get_cpu_capability();
-    if (capability.rfind("AVX512", 0) == 0) return InstructionSet::avx512;
-    if (capability == "AVX2") return InstructionSet::avx2;
-#endif
-    return InstructionSet::baseline;
+    int set = int(best_of_processor());
+    while (!is_built(InstructionSet(set))) set = set > 0 ? set - 1 : 2;
+    return InstructionSet(set);
   }();
   return set;
 }

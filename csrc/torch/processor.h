@@ -1,31 +1,42 @@
 // For which instruction sets kernels were built, and which of them this processor runs.
 #pragma once
+#include <array>
 
 namespace fusedloss {
 
 enum class InstructionSet { baseline, avx2, avx512 };
 
-// torch's own choice, which ATEN_CPU_CAPABILITY can lower.
+// The best that was built of those up to torch's own choice, which ATEN_CPU_CAPABILITY can lower.
 InstructionSet chosen_set();
 const char* name_of(InstructionSet set);
 
 // Those that were built, best last.
 constexpr const char* kInstructionSets = FUSEDLOSS_INSTRUCTION_SETS;
 
+// One of the objects for the three sets; null are those of sets that were not built.
 template <class T>
-const T& choose(const T& baseline, [[maybe_unused]] const T* avx2, [[maybe_unused]] const T* avx512) {
-  switch (chosen_set()) {
-    case InstructionSet::avx512: return *avx512;
-    case InstructionSet::avx2: return *avx2;
-    default: return baseline;
-  }
+const T& choose(const T* baseline, const T* avx2, const T* avx512) {
+  return *(std::array{baseline, avx2, avx512}[int(chosen_set())]);
 }
 
 // Of the objects NAME_SET that CMake's files define for every instruction set SET, the one for this processor.
-#ifdef FUSEDLOSS_X86
-#define FUSEDLOSS_CHOOSE(name) choose(name##_DEFAULT, &name##_AVX2, &name##_AVX512)
+#define FUSEDLOSS_CHOOSE(name) \
+  choose(FUSEDLOSS_IF_DEFAULT(&name##_DEFAULT), FUSEDLOSS_IF_AVX2(&name##_AVX2), FUSEDLOSS_IF_AVX512(&name##_AVX512))
+
+#ifdef FUSEDLOSS_HAS_DEFAULT
+#define FUSEDLOSS_IF_DEFAULT(object) object
 #else
-#define FUSEDLOSS_CHOOSE(name) choose(name##_DEFAULT, decltype (&name##_DEFAULT)(), decltype (&name##_DEFAULT)())
+#define FUSEDLOSS_IF_DEFAULT(object) decltype(object)()
+#endif
+#ifdef FUSEDLOSS_HAS_AVX2
+#define FUSEDLOSS_IF_AVX2(object) object
+#else
+#define FUSEDLOSS_IF_AVX2(object) decltype(object)()
+#endif
+#ifdef FUSEDLOSS_HAS_AVX512
+#define FUSEDLOSS_IF_AVX512(object) object
+#else
+#define FUSEDLOSS_IF_AVX512(object) decltype(object)()
 #endif
 
 }  // namespace fusedloss

@@ -9,14 +9,13 @@ from fusedloss import _compatibility
 
 _compatibility.check_torch()
 
-from fusedloss import _build, _vmap, _vmap_rows, functional  # noqa: E402
+from fusedloss import _build, _vmap, functional  # noqa: E402
 from fusedloss._compatibility import build_info  # noqa: E402
 from fusedloss._targets import check_targets  # noqa: E402
 from fusedloss.modules import *  # noqa: E402, F403
 from fusedloss.modules import __all__ as _modules  # noqa: E402
 
 _vmap.register()
-_vmap_rows.register()
 
 __version__ = _build.VERSION
 __all__ = ["__version__", "build_info", "check_targets", "functional", *_modules]

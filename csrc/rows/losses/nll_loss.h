@@ -10,7 +10,7 @@ namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct NllLoss {
   static constexpr Description about{.name = "nll_loss", .weighted_mean = true};
-  static constexpr bool dense = false;
+  static constexpr bool dense = false, reads_label_only = true;
   static constexpr std::array<Stage, 0> stages{};
 
   template <class V>

@@ -1,0 +1,94 @@
+"""Batching rules of the compiled ops for ``torch.vmap`` and the transforms that use it.
+
+Every rule does the same: the batch becomes the first axis of all tensors, the op runs once with ``reduction='none'``
+over the batch, and the reduction is done for each sample here. What differs from family to family is in its `Batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedloss import _C
+from fusedloss._vmap.batch import Batch, wide
+from fusedloss._vmap.pointwise import PointwiseBatch
+from fusedloss._vmap.rows import RowsBatch
+
+
+def _stacked(results: Sequence[Any]) -> tuple[Any, Any]:
+    """Results of one structure as one result, and the axes of its batch."""
+    if isinstance(results[0], Tensor):
+        return torch.stack(list(results)), 0
+    parts = [_stacked(part) for part in zip(*results, strict=True)]
+    structure = type(results[0])
+    return structure(values for values, _ in parts), structure(axes for _, axes in parts)
+
+
+def _sample_by_sample(op: Any, info: Any, dims: Sequence[Any], arguments: Sequence[Any]) -> Any:
+    def of(sample: int) -> list[Any]:
+        return [
+            argument.select(dim, sample) if isinstance(argument, Tensor) and dim is not None else argument
+            for argument, dim in zip(arguments, dims, strict=True)
+        ]
+
+    return _stacked([op(*of(sample)) for sample in range(info.batch_size)])
+
+
+def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
+    """The rule of each op, by what its name adds to the loss's."""
+    count = family.operands
+
+    def op(suffix: str) -> Any:
+        return getattr(torch.ops.fusedloss, name + suffix).default
+
+    def value(b: Batch) -> Any:
+        return b.reduced(op("")(*b.arguments, wide(b.dtype))), 0
+
+    def value_and_gradient(b: Batch, dims: Any, mask: Any) -> Any:
+        result, _ = value(b)
+        one = torch.ones_like(result, dtype=wide(b.dtype))
+        gradients = b.unpadded(op("_backward")(b.spread(one, 0), mask, *b.arguments), mask)
+        wanted = [gradient for gradient, asked in zip(gradients, mask, strict=True) if asked]
+        return (result, wanted), (0, [0] * len(wanted))
+
+    def backward(b: Batch, dims: Any, grad: Tensor, mask: Any) -> Any:
+        return b.unpadded(op("_backward")(b.spread(grad, dims[0]), mask, *b.arguments), mask), (0,) * count
+
+    def jvp(b: Batch, dims: Any, *tangents: Any) -> Any:
+        return b.reduced(op("_jvp")(*b.tangents(tangents, dims), *b.arguments, wide(b.dtype))), 0
+
+    def hvp(b: Batch, dims: Any, grad: Tensor, *more: Any) -> Any:
+        *tangents, mask = more
+        gradients = op("_hvp")(b.spread(grad, dims[0]), *b.tangents(tangents, dims[1:-1]), mask, *b.arguments)
+        return b.unpadded(gradients, mask), (0,) * count
+
+    def rule(suffix: str, before: int, batched: Callable[..., Any]) -> Callable[..., Any]:
+        """For an op that has so many arguments before the operands, and the result of `batched` for those."""
+
+        def chosen(info: Any, dims: Any, *arguments: Any) -> Any:
+            if not family.fits(dims[before:]):
+                return _sample_by_sample(op(suffix), info, dims, arguments)
+            b = family(name, info.batch_size, dims[before:], arguments[before:])
+            return batched(b, dims[:before], *arguments[:before])
+
+        return chosen
+
+    rules = [
+        ("", 0, lambda b, dims: value(b)),
+        ("_value_and_gradient", 1, value_and_gradient),
+        ("_backward", 2, backward),
+        ("_jvp", count, jvp),
+        ("_hvp", count + 2, hvp),
+    ]
+    return {suffix: rule(suffix, before, batched) for suffix, before, batched in rules}
+
+
+def register() -> None:
+    """Registers the rules of every compiled loss; called once, at import."""
+    for losses, family in ((_C.losses(), PointwiseBatch), (_C.row_losses(), RowsBatch)):
+        for loss in losses:
+            for suffix, rule in _rules(loss["name"], family).items():
+                torch.library.register_vmap(f"fusedloss::{loss['name']}{suffix}", rule)
