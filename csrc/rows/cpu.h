@@ -52,6 +52,12 @@ struct Place {
   }
 };
 
+// The label's class of every row.
+template <class T>
+struct PlaceOfLabel {
+  FUSEDLOSS_INLINE typename Lanes<T>::Mask is_label() const { return Lanes<T>(0) == Lanes<T>(0); }
+};
+
 // What a formula reads at a place; V is a register, or a dual number of two.
 template <class Formula, class V, class Where>
 struct ClassAt {
@@ -146,11 +152,8 @@ class RowLoop {
     [&]<int... stage>(std::integer_sequence<int, stage...>) {
       (gather<stage>(), ...);
     }(std::make_integer_sequence<int, int(std::size(Formula::stages))>{});
-    const V value = formula_.value(row_);
-    if constexpr (moving)
-      value.dot.store(tile_.value);
-    else
-      value.store(tile_.value);
+    number(formula_.value(row_)).store(tile_.value);
+    if (tile_.slope_at_label) put_slope_at_label();
     if (tile_.gradients[0].data || tile_.gradients[1].data) make_gradients();
   }
 
@@ -185,6 +188,9 @@ class RowLoop {
     }
   }
 
+  FUSEDLOSS_INLINE static W number(W x) { return x; }
+  FUSEDLOSS_INLINE static W number(Dual<W> x) { return x.dot; }
+
   // The classes that fill whole registers.
   int64_t whole() const { return across ? tile_.classes : tile_.classes / W::size * W::size; }
 
@@ -211,12 +217,7 @@ class RowLoop {
     FUSEDLOSS_INLINE void put(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
       const auto& gradient = tile.gradients[k];
       if (!gradient.data) return;
-      W x;
-      if constexpr (moving)
-        x = slope.dot;
-      else
-        x = slope;
-      x = select(counted, factor * x, W(0));
+      const W x = select(counted, factor * number(slope), W(0));
       T* place = gradient.data + at.first;
       if (!across && tile.streams && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
         stream(x, place);
@@ -281,6 +282,13 @@ class RowLoop {
   }
   [[gnu::noinline]] void put_some(int64_t first, int64_t count) const {
     copies().put_slopes(first, count, gradient_factor(), counted_lanes());
+  }
+  void put_slope_at_label() const {
+    if constexpr (across && std::size(Formula::stages) == 0) {
+      const PlaceOfLabel<T> place;
+      const V slope = formula_.slopes(row_, ClassAt<Formula, V, PlaceOfLabel<T>>{place}).by_input;
+      select(counted_lanes(), gradient_factor() * number(slope), W(0)).store(tile_.slope_at_label);
+    }
   }
   W gradient_factor() const { return across ? W::load(tile_.factor) : W(double(tile_.factor[0])); }
   typename W::Mask counted_lanes() const { return (across ? W::load(tile_.counted) : W(1)) > W(0); }

@@ -85,6 +85,24 @@ class Stream {
     });
     return numbers;
   }
+  // Writes of every row of the part the number at its label, and 0 elsewhere.
+  void write_at_labels(const Part& part, const int64_t* labels, const T* numbers) {
+    visit_floating(view_.dtype, [&](auto element) {
+      using S = decltype(element);
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        S* const data = static_cast<S*>(view_.data) + run.offset;
+        if (view_.step == 1 && run.stride == pass_.classes)
+          std::fill_n(data, run.length * pass_.classes, S());
+        else if (view_.step == 1)
+          for (int64_t i = 0; i < run.length; ++i) std::fill_n(data + i * run.stride, pass_.classes, S());
+        else
+          for (int64_t c = 0; c < pass_.classes; ++c)
+            for (int64_t i = 0; i < run.length; ++i) data[i * run.stride + c * view_.step] = S();
+        for (int64_t at = run.at, i = 0; i < run.length; ++i, at += run.step)
+          data[i * run.stride + labels[at] * view_.step] = convert<S>(numbers[at]);
+      });
+    });
+  }
   void clear(const Part& part) {
     const Block block = target(part);
     std::fill_n(block.data, block.data ? pass_.classes : 0, T(0));
@@ -116,6 +134,7 @@ class Walk {
         function_(functions.of[!pass.labels.data][!along][pass.moving]),
         keeps_(pass.moving || !(pass.gradients[0].data || pass.gradients[1].data) ? 0 : functions.kept),
         reads_label_only_(functions.reads_label_only),
+        is_sparse_(functions.reads_label_only && !along && pass.gradients[0].data),
         reads_listed_(functions.reads_listed),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
@@ -167,7 +186,10 @@ class Walk {
     Tile<T> tile{};
     tile.classes = pass_.classes;
     read(part, tile);
-    for (int k = 0; k < kMaxOperands; ++k) tile.gradients[k] = gradients_[k].target(part);
+    if (is_sparse_)
+      tile.slope_at_label = slope_at_label_;
+    else
+      for (int k = 0; k < kMaxOperands; ++k) tile.gradients[k] = gradients_[k].target(part);
     tile.weight = static_cast<const T*>(pass_.weight);
     tile.labels = labels_;
     tile.counted = counted_;
@@ -179,6 +201,7 @@ class Walk {
     tile.parameters = pass_.parameters;
     function_(tile);
     for (int64_t k = 0; k < part.count; ++k) value_[k] = counted_[k] == 0 ? 0 : weight_[k] * value_[k];
+    if (is_sparse_) return gradients_[0].write_at_labels(part, labels_, slope_at_label_);
     for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile.gradients[k]);
   }
 
@@ -215,13 +238,14 @@ class Walk {
   const Pass& pass_;
   const TileFunction<T> function_;
   const int keeps_;
-  const bool reads_label_only_, reads_listed_;
+  const bool reads_label_only_, is_sparse_, reads_listed_;
   Buffer<T> kept_[kMaxOperands];
   Buffer<int64_t> listed_;
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
   // Of the rows of a tile. Lanes without a row read what a row has left there.
   T weight_[Lanes<T>::size] = {}, counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
   T value_[Lanes<T>::size] = {}, input_at_label_[Lanes<T>::size] = {}, tangent_at_label_[Lanes<T>::size] = {};
+  T slope_at_label_[Lanes<T>::size];
   int64_t labels_[Lanes<T>::size] = {};
 };
 

@@ -84,6 +84,7 @@ struct Tile {
   int64_t listed_count;
   Block<T> gradients[kMaxOperands];
   Block<T> kept[kMaxOperands];  // for numbers of every class that are used again; where absent they are made again
+  T* slope_at_label;            // of every lane, in the place of gradients that are 0 elsewhere, if not null
   bool streams;                 // gradients of a single row are written past the caches, where they are aligned
   T* value;                     // of every lane
   const double* parameters;
@@ -97,6 +98,7 @@ using TileFunction = void (*)(const Tile<T>&);
 template <class T>
 struct FunctionsOf {
   int kept = 0;  // how many numbers of every class are used again when gradients are made
+  // Has an input and a slope that is not 0 at the label only; whether it looks for targets that are not 0.
   bool reads_label_only = false, reads_listed = false;
   // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
   TileFunction<T> of[2][2][2] = {};
