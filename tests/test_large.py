@@ -40,6 +40,29 @@ def test_strides_reach_beyond_two_to_the_31_elements() -> None:
     torch.testing.assert_close(loss, moments, rtol=1e-12, atol=0)
 
 
+# ---- results so large that they are written past the caches --------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("side", [3072, 3001])  # rows of whole lines of a cache, and not
+def test_large_results_are_those_of_small_ones(side: int, dtype: torch.dtype) -> None:
+    """In the order of memory and across it; every 64th row alone makes no large result."""
+    generator = torch.Generator().manual_seed(side)
+    x, y = (torch.randn(side, side, generator=generator).to(dtype) for _ in range(2))
+    some = slice(None, None, 64)
+    for a, b in ((x, y), (x.t(), y), (x.t(), y.t())):
+        leaf = a.detach().requires_grad_()
+        value = L.huber_loss(leaf, b, reduction="none")
+        value.sum().backward()
+        part = a[some].contiguous().requires_grad_()
+        small = L.huber_loss(part, b[some].contiguous(), reduction="none")
+        small.sum().backward()
+        assert torch.equal(value[some], small)
+        assert leaf.grad is not None and part.grad is not None
+        assert torch.equal(leaf.grad[some], part.grad)
+        assert torch.equal(leaf.grad, torch.where((a - b).abs() < 1, a - b, (a - b).sign()))
+
+
 # ---- memory: what the process holds at most, as the kernel counts it ----------------------------------------------
 
 STEP = """

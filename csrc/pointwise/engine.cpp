@@ -53,6 +53,22 @@ void store_tile(const Pass& pass, const View& view, const Part& part, const T* b
   });
 }
 
+// The rows of a box in whole lines of a cache, past the caches.
+template <class T>
+void stream_box(const Pass& pass, const View& view, const Part& part, const T* buffer) {
+  visit_floating(view.dtype, [&](auto element) {
+    using S = decltype(element);
+    alignas(64) S row[kTile];
+    for_each_run(pass, view, part, [&](const Run& run) {
+      S* const data = static_cast<S*>(view.data) + run.offset;
+      if (run.stride != 1 || reinterpret_cast<uintptr_t>(data) % 64 != 0 || run.length * sizeof(S) % 64 != 0)
+        return store_run(buffer, static_cast<S*>(view.data), run);
+      store_run(buffer, row, Run{0, 1, run.at, run.step, run.length});
+      stream_memory(row, data, run.length * sizeof(S));
+    });
+  });
+}
+
 template <class T>
 void stream_tile(const View& view, const Part& part, const T* buffer) {
   visit_floating(view.dtype, [&](auto element) {
@@ -83,6 +99,18 @@ class Stream {
     if (!same_in_all_) load_tile(pass_, view_, part, buffer_);
     return buffer_;
   }
+  // Asks for the memory of a part, a box: the processor does not see by itself where its rows go on.
+  void prefetch(const Part& part) const {
+    if (!view_.data || view_.constant) return;
+    visit(view_.dtype, [&](auto element) {
+      using S = decltype(element);
+      const auto* data = static_cast<const S*>(view_.data);
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        if (run.stride != 1) return;
+        for (int64_t i = 0; i < run.length; i += 64 / sizeof(S)) __builtin_prefetch(data + run.offset + i);
+      });
+    });
+  }
   T* target(const Part& part) {
     if (!view_.data) return nullptr;
     return in_place_ ? static_cast<T*>(view_.data) + part.start : buffer_;
@@ -93,6 +121,8 @@ class Stream {
     if (!view_.data || in_place_) return;
     if (streamed_)
       stream_tile(view_, part, buffer_);
+    else if (pass_.across >= 0 && pass_.count * size_of(view_.dtype) >= kStreamedBytes)
+      stream_box(pass_, view_, part, buffer_);
     else
       store_tile(pass_, view_, part, buffer_);
   }
@@ -140,13 +170,17 @@ class Walk {
 
   bool run(TileFunction<T> function, const Check* check, int64_t begin, int64_t end, double* sums) {
     const Tiling tiling(pass_);
-    Part part;
+    Part part, next;
     for (int64_t block = begin; block < end; ++block) {
       Sum<double> sum;
       for (int64_t number = tiling.first_of(block); number < tiling.first_of(block + 1); ++number) {
         tiling.find(number, part);
         const Tile<T> tile = read(part);
         if (check && !all_in(tile.operands[check->operand], tile.count, interval_of(check->domain))) return false;
+        if (pass_.across >= 0 && number + 1 < tiling.first_of(block + 1)) {
+          tiling.find(number + 1, next);
+          for (const Stream<T>& operand : operands_) operand.prefetch(next);
+        }
         sum.add(function(tile));
         write(part);
       }

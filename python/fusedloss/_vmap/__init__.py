@@ -44,11 +44,11 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
     def op(suffix: str) -> Any:
         return getattr(torch.ops.fusedloss, name + suffix).default
 
-    def value(b: Batch) -> Any:
+    def value(b: Batch, dims: Any) -> Any:
         return b.reduced(op("")(*b.arguments, wide(b.dtype))), 0
 
     def value_and_gradient(b: Batch, dims: Any, mask: Any) -> Any:
-        result, _ = value(b)
+        result, _ = value(b, dims)
         one = torch.ones_like(result, dtype=wide(b.dtype))
         gradients = b.unpadded(op("_backward")(b.spread(one, 0), mask, *b.arguments), mask)
         wanted = [gradient for gradient, asked in zip(gradients, mask, strict=True) if asked]
@@ -77,7 +77,7 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
         return chosen
 
     rules = [
-        ("", 0, lambda b, dims: value(b)),
+        ("", 0, value),
         ("_value_and_gradient", 1, value_and_gradient),
         ("_backward", 2, backward),
         ("_jvp", count, jvp),
