@@ -76,7 +76,7 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
 
         return chosen
 
-    rules = [
+    rules: list[tuple[str, int, Callable[..., Any]]] = [
         ("", 0, value),
         ("_value_and_gradient", 1, value_and_gradient),
         ("_backward", 2, backward),
