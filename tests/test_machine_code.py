@@ -22,6 +22,8 @@ NAMES = fusedloss.build_info()["cuda_architectures"]
 ARCHITECTURES = [name for name in NAMES if name.startswith("sm_")]
 THREADS = 256
 HVP = 4  # Mode::hvp, which computes with dual numbers
+# Formulas that say that they are heavy: in float64 they need more registers than the others.
+HEAVY = ("SigmoidFocalFormula<0>", "SoftmaxFocalLoss", "KlDivergenceWithLogits", "JsDivergenceWithLogits")
 # Shared memory of a block: for its sum, with what the system keeps of it; and in float64, for registers without room.
 MOST_SHARED = {"f": 64 + 1024, "d": 20 * 1024}
 SHARED_KIB = {"sm_80": 164, "sm_90": 228, "sm_100": 228}
@@ -229,17 +231,6 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# The kernels over rows have been brought within bounds on this one; the others are next.
-ROWS_SEEN_ON = "sm_90"
-
-
-@pytest.fixture
-def row_architecture() -> str:
-    if ROWS_SEEN_ON not in ARCHITECTURES:
-        pytest.skip(f"the build has no {ROWS_SEEN_ON}")
-    return ROWS_SEEN_ON
-
-
 def test_all_kernels_are_present(architecture: str) -> None:
     titles = [title_of(name) for name in elementwise(architecture)]
     assert {title for title in titles if title} == expected_titles()
@@ -258,17 +249,17 @@ def test_all_kernels_over_rows_are_present(architecture: str) -> None:
     assert len(titles) == len(expected) + 1  # the one that counts rows
 
 
-def test_registers_and_occupancy_over_rows(row_architecture: str) -> None:
-    """Numbers that are double or dual are twice as long, and twice again if they are both."""
-    for name, kernel in over_rows(row_architecture).items():
+def test_registers_and_occupancy_over_rows(architecture: str) -> None:
+    """Duals of doubles have four registers each; of heavy formulas doubles are too many already."""
+    for name, kernel in over_rows(architecture).items():
         title = row_title_of(name)
-        doublings = (title.number == "d") + title.moving if title else 0
-        assert 0 < kernel.registers <= (40, 80, 128)[doublings], name
-        assert occupancy(kernel, row_architecture) >= (0.75, 0.375, 0.25)[doublings], name
+        doublings = title.moving + (title.formula in HEAVY) if title and title.number == "d" else 0
+        assert 0 < kernel.registers <= (40, 64, 128)[doublings], name
+        assert occupancy(kernel, architecture) >= (0.75, 0.5, 0.25)[doublings], name
 
 
-def test_packs_over_rows_are_loaded_and_stored_by_one_instruction(row_architecture: str) -> None:
-    for name, kernel in over_rows(row_architecture).items():
+def test_packs_over_rows_are_loaded_and_stored_by_one_instruction(architecture: str) -> None:
+    for name, kernel in over_rows(architecture).items():
         if (title := row_title_of(name)) and title.element != "Any":
             ops = [op for _, op, _ in kernel.code]
             # (nll_loss reads nothing but the label's number where it makes gradients.)
@@ -284,15 +275,14 @@ def test_the_oldest_architecture_is_there_as_ptx_for_all_others() -> None:
 def test_registers_and_occupancy(architecture: str) -> None:
     for name, kernel in elementwise(architecture).items():
         title = title_of(name)
-        long_duals = title and title.number == "d" and title.mode == HVP
-        assert 0 < kernel.registers <= (64 if long_duals else 40), name
-        assert occupancy(kernel, architecture) >= (0.5 if long_duals else 0.75), name
+        is_long = title and title.formula in HEAVY and title.number == "d" and title.mode == HVP
+        assert 0 < kernel.registers <= (64 if is_long else 40), name
+        assert occupancy(kernel, architecture) >= (0.5 if is_long else 0.75), name
         assert kernel.shared <= MOST_SHARED[title.number if title else "f"], name
 
 
 def test_no_local_memory(architecture: str) -> None:
-    checked = kernels(architecture) if architecture == ROWS_SEEN_ON else elementwise(architecture)
-    spilling = [name for name, kernel in checked.items() if spills(kernel)]
+    spilling = [name for name, kernel in kernels(architecture).items() if spills(kernel)]
     assert not spilling, f"{len(spilling)} kernels use local memory: {spilling[:5]}"
 
 

@@ -417,9 +417,9 @@ class RowLoop {
 };
 
 template <class S, class T, bool moving, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, device_blocks(sizeof(T) == sizeof(double), moving))
+__global__ void __launch_bounds__(kDeviceThreads, device_blocks(sizeof(T) == sizeof(double), moving, is_heavy<Formula>))
     over_rows(const __grid_constant__ DeviceRows rows, Formula formula) {
-  if constexpr (kStages<Formula> > 2) spill_to_shared_memory();  // losses of two distributions: twice as many numbers
+  if constexpr (sizeof(T) == sizeof(double) || moving || kStages<Formula> > 2) spill_to_shared_memory();
   // Not in registers: there are none to spare.
   FUSEDLOSS_SHARED(T, scale, 1);
   FUSEDLOSS_SHARED(double, sums, kDeviceThreads);

@@ -111,9 +111,10 @@ void for_each_part(const DevicePass& pass, const DeviceRows& whole, Use use) {
 
 // Calls launch(rows, how) for the parts of a pass, with room for their partial sums if it `sums`; returns those.
 template <class Launch>
-at::Tensor launch_parts(const char* name, const DevicePass& pass, const DeviceRows& whole, DeviceLaunch how, bool sums,
+at::Tensor launch_parts(const Loss& loss, const DevicePass& pass, const DeviceRows& whole, DeviceLaunch how, bool sums,
                         const at::Tensor& like, Launch launch) {
-  how.blocks = blocks_for(pass.count << whole.thread_bits, device_blocks(how.wide, how.moving), name);
+  how.blocks = blocks_for(pass.count << whole.thread_bits, device_blocks(how.wide, how.moving, loss.about->heavy),
+                          loss.about->name);
   std::vector<DeviceRows> parts;
   if (pass.count > 0) for_each_part(pass, whole, [&](const DeviceRows& rows) { parts.push_back(rows); });
   at::Tensor partials;
@@ -121,7 +122,7 @@ at::Tensor launch_parts(const char* name, const DevicePass& pass, const DeviceRo
   double* next = sums ? partials.mutable_data_ptr<double>() : nullptr;
   for (DeviceRows& rows : parts) {
     rows.partials = next;
-    check_device_error(launch(rows, how), name);
+    check_device_error(launch(rows, how), loss.about->name);
     if (next) next += how.blocks;
   }
   return partials;
@@ -136,7 +137,7 @@ void run_on_device(const Loss& loss, const DevicePass& pass, bool dense, bool wi
   DeviceRows rows = rows_of(loss, pass, wide, like);
   rows.thread_bits = thread_bits_for(pass);
   const DeviceLaunch how{dense, pass.moving, wide, 0, device.stream()};
-  const at::Tensor partials = launch_parts(name, pass, rows, how, pass.sum.data, like, loss.device);
+  const at::Tensor partials = launch_parts(loss, pass, rows, how, pass.sum.data, like, loss.device);
   if (!pass.sum.data) return;
   check_device_error(launch_finish(partials.const_data_ptr<double>(), int(partials.numel()), numbers_at(pass.sum),
                                    pass.denominator, pass.divisor, /*never_zero=*/false, how.stream),

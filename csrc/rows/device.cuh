@@ -6,7 +6,7 @@
 namespace fusedloss::rows {
 inline namespace FUSEDLOSS_SET {
 
-__global__ void __launch_bounds__(kDeviceThreads, device_blocks(false, false))
+__global__ void __launch_bounds__(kDeviceThreads, device_blocks(false, false, false))
     count_rows(const __grid_constant__ DeviceRows rows, bool weighted) {
   Sum<double> sum;
   const uint32_t step = gridDim.x * kDeviceThreads;

@@ -56,8 +56,12 @@ struct DeviceLaunch {
 };
 
 // So many blocks must fit into a multiprocessor. Of its 2048 threads that is three in four, and caps the registers of a
-// thread at 40; where numbers are twice as long, or dual, three in eight and 80; where they are both, one in four.
-constexpr int device_blocks(bool wide, bool moving) { return wide && moving ? 2 : wide || moving ? 3 : 6; }
+// thread at 40. Of doubles a heavy formula needs 64, and so do all that are dual, for half of the threads; heavy ones
+// that are dual need 128, for one in four.
+constexpr int device_blocks(bool wide, bool moving, bool heavy) {
+  if (!wide) return 6;
+  return moving ? (heavy ? 2 : 4) : (heavy ? 4 : 6);
+}
 
 // Launches a loss's kernel; returns a cudaError_t.
 using DeviceFunction = int (*)(const DeviceRows&, const DeviceLaunch&);

@@ -36,6 +36,7 @@ struct Description {
   bool batchmean = false;
   // What users call the weights of classes and of rows.
   const char *weight = "weight", *row_weight = "sample_weight";
+  bool heavy = false;  // as in core/loss.h
 };
 
 // A tensor with classes: the view of its rows, and how far apart in memory a row's classes are.

@@ -16,6 +16,7 @@ namespace fusedloss::inline FUSEDLOSS_SET {
 // gamma = 2, everybody's choice, is a formula of its own: without a logarithm, and nothing is divided by q.
 template <bool gamma_is_2>
 struct SigmoidFocalFormula {
+  static constexpr bool heavy = !gamma_is_2;
   Constant base, tilt, gamma;  // a = base + tilt t
   FUSEDLOSS_INLINE explicit SigmoidFocalFormula(const double* parameters)
       : base(parameters[0] < 0 ? 1 : 1 - parameters[0]),
@@ -72,7 +73,8 @@ struct SigmoidFocalLoss {
   static constexpr Description about{.name = "sigmoid_focal_loss",
                                      .operands = {"input", "target"},
                                      .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
-                                     .shapes = Shapes::same};
+                                     .shapes = Shapes::same,
+                                     .heavy = true};
   template <class Use>
   static auto with_formula(const double* parameters, Use use) {
     return parameters[1] == 2 ? use(SigmoidFocalFormula<true>(parameters))

@@ -62,8 +62,9 @@ struct JsDivergenceWithLogits {
                                      .targets = Targets::dense,
                                      .parameters = {{"beta", Domain::open_unit}},
                                      .batchmean = true,
-                                     .row_weight = "weight"};
-  static constexpr bool dense = true;
+                                     .row_weight = "weight",
+                                     .heavy = true};
+  static constexpr bool dense = true, heavy = true;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 2}, {Combine::sum, 2}};
   Constant beta, rest;  // rest: 1 - beta
 

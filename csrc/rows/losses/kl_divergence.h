@@ -62,8 +62,9 @@ struct KlDivergenceWithLogits {
                                      .targets = Targets::dense,
                                      .parameters = {{"temperature", Domain::positive}},
                                      .batchmean = true,
-                                     .row_weight = "weight"};
-  static constexpr bool dense = true;
+                                     .row_weight = "weight",
+                                     .heavy = true};
+  static constexpr bool dense = true, heavy = true;
   static constexpr int kept = 2;
   static constexpr Stage stages[] = {{Combine::largest, 2}, {Combine::sum, 3}, {Combine::sum, 1}};
   Constant sharpness;  // 1 / T

@@ -10,8 +10,8 @@ namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct SoftmaxFocalLoss {
   static constexpr Description about{
-      .name = "softmax_focal_loss", .parameters = {{"gamma", Domain::nonnegative}}, .weight = "alpha"};
-  static constexpr bool dense = false;
+      .name = "softmax_focal_loss", .parameters = {{"gamma", Domain::nonnegative}}, .weight = "alpha", .heavy = true};
+  static constexpr bool dense = false, heavy = true;
   static constexpr int kept = 1;
   static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, 1}};
   Constant gamma;
