@@ -15,7 +15,9 @@ EMULATED := build/emulated
 PRELOAD = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 EMULATED_TESTS := $(addprefix tests/test_, values.py gradients.py properties.py ops.py opinfo.py validation.py \
-  composability.py modules.py large.py)
+  composability.py modules.py large.py) \
+  $(addprefix tests/test_rows_, values.py gradients.py identities.py opinfo.py references.py transforms.py validation.py \
+  composability.py)
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
   -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml

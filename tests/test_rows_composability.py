@@ -341,6 +341,7 @@ def test_the_number_of_threads_changes_no_bit(loss: RowLoss, dtype: torch.dtype)
         torch.set_num_threads(before)
 
 
+@pytest.mark.host  # on CUDA a row's sums begin where 16 bytes do
 @pytest.mark.parametrize("shape", [(77, 5), (77, 70), (5, 3000)], ids=str)
 @EACH_LOSS
 def test_a_row_does_not_see_its_place(loss: RowLoss, shape: tuple[int, int]) -> None:

@@ -20,6 +20,7 @@ from fusedloss.testing.row_cases import RowCall
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
 
 pytestmark = [
+    pytest.mark.core,
     # torch's own forward mode compiles some of its formulas by it.
     pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
 ]

@@ -14,6 +14,8 @@ from torch import Tensor
 import fusedloss.functional as L
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss, distribution, labels, labels_or_none
 
+pytestmark = pytest.mark.core
+
 EACH = [pytest.param(loss, id=loss.id) for loss in ROW_LOSSES]
 FIRST_BY_NAME = {loss.name: loss for loss in reversed(ROW_LOSSES)}
 EACH_NAME = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in FIRST_BY_NAME.items()])

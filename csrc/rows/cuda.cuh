@@ -369,7 +369,7 @@ class RowLoop {
   }
   // So many classes of a thread are added plainly, before their sum is added to the others: long sums would drift.
   __device__ __forceinline__ bool is_last_together(unsigned i) const {
-    constexpr unsigned kTogether = 64, kStep = kPacked ? Packed<S>::size : 1;
+    constexpr unsigned kTogether = 16, kStep = kPacked ? Packed<S>::size : 1;
     return (i >> rows_.thread_bits) % kTogether >= kTogether - kStep;
   }
   template <Stage stage, class All>
