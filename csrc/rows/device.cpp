@@ -151,7 +151,7 @@ at::Tensor count_on_device(const Loss& loss, const DevicePass& pass, bool weight
   const DeviceRows rows = rows_of(loss, pass, wide, like);
   const DeviceLaunch how{false, false, wide, 0, device.stream()};
   const at::Tensor partials = launch_parts(
-      name, pass, rows, how, /*sums=*/true, like,
+      loss, pass, rows, how, /*sums=*/true, like,
       [&](const DeviceRows& part, const DeviceLaunch& launch) { return launch_count(part, weighted, launch); });
   at::Tensor count = at::empty({}, like.options().dtype(at::kDouble));
   check_device_error(launch_finish(partials.const_data_ptr<double>(), int(partials.numel()),
