@@ -127,19 +127,6 @@ FUSEDLOSS_INLINE Dual<Lanes<T>> merged(Dual<Lanes<T>> x) {
   return {merged<stage>(x.value), stage.combine == Combine::sum ? merged<stage>(x.dot) : Lanes<T>(0)};
 }
 
-// A sum as one number. An infinite one has lost nothing that is known: inf - inf.
-template <class V>
-FUSEDLOSS_INLINE V together(V total, V lost) {
-  return select(lost == lost, total + lost, total);
-}
-template <class V>
-FUSEDLOSS_INLINE V together(const Sum<V>& sum) {
-  if constexpr (is_dual<V>)
-    return {together(sum.total.value, sum.lost.value), together(sum.total.dot, sum.lost.dot)};
-  else
-    return together(sum.total, sum.lost);
-}
-
 template <class Formula, class T, bool across, bool moving>
 class RowLoop {
  public:

@@ -351,31 +351,46 @@ class RowLoop {
   __device__ __forceinline__ void gather() {
     if (skips<k>(formula_, row_)) return;  // the same for all threads of a row
     constexpr Stage stage = kStage<Formula, k>;
-    auto all = empty<stage, V>(), some = all;
+    Chunks<stage> chunks;
     for (unsigned i = lane_; i < singles(); i += threads()) {
-      combine<stage>(some, formula_.template term<k>(row_, at(single(i))));
-      if (is_last_together(i)) flush<stage>(all, some);
+      chunks.take(formula_.template term<k>(row_, at(single(i))));
+      if (is_last_together(i)) chunks.close();
     }
     if constexpr (kPacked)
       for (unsigned i = lane_; i < packs_; i += threads()) {
         Packed<S> packs[kOperands];
         load(packs, i);
-        each_part(packs, i, [&](const At& at, auto) { combine<stage>(some, formula_.template term<k>(row_, at)); });
-        if (is_last_together(i * Packed<S>::size)) flush<stage>(all, some);
+        each_part(packs, i, [&](const At& at, auto) { chunks.take(formula_.template term<k>(row_, at)); });
+        if (is_last_together(i * Packed<S>::size)) chunks.close();
       }
-    flush<stage>(all, some);
+    Terms<V, stage.terms> all = chunks.all();
     merge<stage, k % 2>(all, rows_.thread_bits);
     formula_.template close<k>(row_, all);
   }
-  // So many classes of a thread are added plainly, before their sum is added to the others: long sums would drift.
+  // Combines the terms of a thread's classes. Some are added plainly, before what they come to is added to the others
+  // with what that loses: long sums would drift.
+  template <Stage stage>
+  struct Chunks {
+    Terms<V, stage.terms> some = empty<stage, V>();
+    Terms<Sum<V>, stage.combine == Combine::sum ? stage.terms : 0> sums;
+
+    __device__ __forceinline__ void take(const Terms<V, stage.terms>& terms) { combine<stage>(some, terms); }
+    __device__ __forceinline__ void close() {
+      if constexpr (stage.combine == Combine::sum) {
+        for (int n = 0; n < stage.terms; ++n) sums.of[n].add(some.of[n]);
+        some = empty<stage, V>();
+      }
+    }
+    __device__ __forceinline__ Terms<V, stage.terms> all() {
+      close();
+      if constexpr (stage.combine == Combine::sum)
+        for (int n = 0; n < stage.terms; ++n) some.of[n] = together(sums.of[n]);
+      return some;
+    }
+  };
   __device__ __forceinline__ bool is_last_together(unsigned i) const {
     constexpr unsigned kTogether = 16, kStep = kPacked ? Packed<S>::size : 1;
     return (i >> rows_.thread_bits) % kTogether >= kTogether - kStep;
-  }
-  template <Stage stage, class All>
-  __device__ __forceinline__ static void flush(All& all, All& some) {
-    combine<stage>(all, some);
-    some = empty<stage, V>();
   }
 
   __device__ __forceinline__ void make_gradients(const T& scale) const {
@@ -419,7 +434,7 @@ class RowLoop {
 template <class S, class T, bool moving, class Formula>
 __global__ void __launch_bounds__(kDeviceThreads, device_blocks(sizeof(T) == sizeof(double), moving, is_heavy<Formula>))
     over_rows(const __grid_constant__ DeviceRows rows, Formula formula) {
-  if constexpr (sizeof(T) == sizeof(double) || moving || kStages<Formula> > 2) spill_to_shared_memory();
+  if constexpr (sizeof(T) == sizeof(double) || moving || Formula::dense) spill_to_shared_memory();
   // Not in registers: there are none to spare.
   FUSEDLOSS_SHARED(T, scale, 1);
   FUSEDLOSS_SHARED(double, sums, kDeviceThreads);

@@ -23,6 +23,7 @@
 #pragma once
 #include "core/dual.h"
 #include "core/loss.h"
+#include "core/sum.h"
 #include "rows/kernel.h"
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
@@ -72,6 +73,19 @@ template <Stage stage, class V>
 FUSEDLOSS_INLINE void combine(Terms<V, stage.terms>& into, const Terms<V, stage.terms>& terms) {
   for (int k = 0; k < stage.terms; ++k)
     into.of[k] = stage.combine == Combine::sum ? into.of[k] + terms.of[k] : larger(into.of[k], terms.of[k]);
+}
+
+// A sum as one number. An infinite one has lost nothing that is known: inf - inf.
+template <class V>
+FUSEDLOSS_INLINE V together(V total, V lost) {
+  return select(lost == lost, total + lost, total);
+}
+template <class V>
+FUSEDLOSS_INLINE V together(const Sum<V>& sum) {
+  if constexpr (is_dual<V>)
+    return {together(sum.total.value, sum.lost.value), together(sum.total.dot, sum.lost.dot)};
+  else
+    return together(sum.total, sum.lost);
 }
 
 template <int stage, class Formula, class Row>

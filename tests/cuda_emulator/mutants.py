@@ -152,8 +152,8 @@ MUTANTS = (
     Mutant(
         "rows: last class lost",
         ROWS,
-        "i < singles(); i += threads()) {\n      combine",
-        "i + 1 < singles(); i += threads()) {\n      combine",
+        "i < singles(); i += threads()) {\n      chunks",
+        "i + 1 < singles(); i += threads()) {\n      chunks",
     ),
     Mutant("rows: classes by the wrong stride", ROWS, "row + c * view.step", "row + c"),
     Mutant("rows: gradients by the wrong stride", ROWS, "offset(place, k) + c * view.step", "offset(place, k) + c"),
