@@ -85,8 +85,8 @@ class Stream {
  public:
   Stream(const Pass& pass, const View& view) : pass_(pass), view_(view) {
     in_place_ = stretches(pass, view) && view.dtype == kNative<T>;
-    streamed_ = kStreams && stretches(pass, view) && pass.count * size_of(view.dtype) >= kStreamedBytes &&
-                reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
+    large_ = kStreams && pass.count * size_of(view.dtype) >= kStreamedBytes;
+    streamed_ = large_ && stretches(pass, view) && reinterpret_cast<uintptr_t>(view.data) % 64 == 0;
     same_in_all_ = view.data && (view.constant || repeats(pass, view));
     if (!same_in_all_) return;
     Part first;  // no tile is longer
@@ -121,7 +121,7 @@ class Stream {
     if (!view_.data || in_place_) return;
     if (streamed_)
       stream_tile(view_, part, buffer_);
-    else if (pass_.across >= 0 && pass_.count * size_of(view_.dtype) >= kStreamedBytes)
+    else if (large_ && pass_.across >= 0)
       stream_box(pass_, view_, part, buffer_);
     else
       store_tile(pass_, view_, part, buffer_);
@@ -130,7 +130,7 @@ class Stream {
  private:
   const Pass& pass_;
   const View& view_;
-  bool in_place_, streamed_, same_in_all_;
+  bool in_place_, large_, streamed_, same_in_all_;
   alignas(64) T buffer_[kTile];
 };
 

@@ -354,7 +354,7 @@ class RowLoop {
     Chunks<stage> chunks;
     for (unsigned i = lane_; i < singles(); i += threads()) {
       chunks.take(formula_.template term<k>(row_, at(single(i))));
-      if (is_last_together(i)) chunks.close();
+      if (!kPacked && is_last_together(i)) chunks.close();  // beside packs a thread has at most one
     }
     if constexpr (kPacked)
       for (unsigned i = lane_; i < packs_; i += threads()) {
