@@ -23,8 +23,8 @@ FUSEDLOSS_INLINE Lanes<float, 64> scale_by_power_of_two(Lanes<float, 64> x, Lane
   return {__builtin_ia32_scalefps512_mask(x.raw, n.raw, x.raw, kAllLanes, kRoundAsSet)};
 }
 
-// 1 / x for 1 <= x <= 100: an approximation to 14 bits and one step of Newton's method, at most 0.53 units in the last
-// place off. A division takes as long as ten products.
+// 1 / x for normal x up to 100: an approximation to 14 bits and one step of Newton's method, at most 0.53 units in the
+// last place off. A division takes as long as ten products.
 FUSEDLOSS_INLINE Lanes<float, 64> reciprocal_bounded(Lanes<float, 64> x) {
   const Lanes<float, 64> guess(__builtin_ia32_rcp14ps512_mask(x.raw, x.raw, kAllLanes));
   return guess + guess * (Lanes<float, 64>(1) - x * guess);

@@ -36,6 +36,23 @@ struct Dual {
   }
 };
 
+// Divides by one number, normal and at most 100, as often as wanted for one division.
+template <class V>
+struct Divisor {
+  V inverse;
+  FUSEDLOSS_INLINE explicit Divisor(V x) : inverse(reciprocal_bounded(x)) {}
+  FUSEDLOSS_INLINE V divide(V a) const { return a * inverse; }
+};
+template <class V>
+struct Divisor<Dual<V>> {
+  V inverse, dot;
+  FUSEDLOSS_INLINE explicit Divisor(Dual<V> x) : inverse(reciprocal_bounded(x.value)), dot(x.dot) {}
+  FUSEDLOSS_INLINE Dual<V> divide(Dual<V> a) const {
+    const V quotient = a.value * inverse;
+    return {quotient, (a.dot - quotient * dot) * inverse};
+  }
+};
+
 template <class V>
 inline constexpr bool is_dual = false;
 template <class V>
@@ -92,6 +109,15 @@ FUSEDLOSS_INLINE Dual<V> tanh(Dual<V> x) {
 template <class V>
 FUSEDLOSS_INLINE Dual<V> log(Dual<V> x) {
   return {log(x.value), x.dot / x.value};
+}
+// log(x), where something else is divided by x too.
+template <class V>
+FUSEDLOSS_INLINE V log(V x, const Divisor<V>&) {
+  return log(x);
+}
+template <class V>
+FUSEDLOSS_INLINE Dual<V> log(Dual<V> x, const Divisor<Dual<V>>& by_x) {
+  return {log(x.value), x.dot * by_x.inverse};
 }
 template <class V>
 FUSEDLOSS_INLINE Dual<V> log1p(Dual<V> x) {

@@ -90,13 +90,7 @@ struct Description {
   // The only reduction by groups that this loss offers beside none, mean and sum.
   Reduction grouped = Reduction::sum;
   Restriction restriction = {};
-  // Whether a formula of it says that it is heavy.
-  bool heavy = false;
 };
-
-// Whether a formula says that in float64 it needs more registers of a GPU than most do.
-template <class Formula>
-inline constexpr bool is_heavy = requires { requires Formula::heavy; };
 
 // The value of a loss at one element and its derivative with respect to each of N operands.
 template <class V, int N>

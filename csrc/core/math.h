@@ -108,7 +108,7 @@ FUSEDLOSS_INLINE V linear_slope(V x, V slope) {
   return select(x == x, slope, x);
 }
 
-// 1 / x for 1 <= x <= 100.
+// 1 / x for normal x up to 100.
 template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> reciprocal_bounded(Lanes<T, B> x) {
   return Lanes<T, B>(1) / x;

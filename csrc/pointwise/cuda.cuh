@@ -107,7 +107,7 @@ __device__ __forceinline__ void put_partial(const Piece& piece, const Sum<Single
 }
 
 template <int N, Mode mode, int restricted, class T, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, device_blocks(kIsWide<T>, mode, is_heavy<Formula>))
+__global__ void __launch_bounds__(kDeviceThreads, kBlocksTogether)
     strided(const __grid_constant__ Piece piece, Formula formula) {
   if constexpr (kIsWide<T>) spill_to_shared_memory();
   const T scale = scale_of<T>(piece);
@@ -164,7 +164,7 @@ class LaneAccess : public DeviceAccess<T, mode> {
 };
 
 template <int N, Mode mode, int restricted, class S, class T, class Formula>
-__global__ void __launch_bounds__(kDeviceThreads, device_blocks(kIsWide<T>, mode, is_heavy<Formula>))
+__global__ void __launch_bounds__(kDeviceThreads, kBlocksTogether)
     dense(const __grid_constant__ Piece piece, Formula formula) {
   constexpr int kSize = Packed<S>::size;
   // So many lanes of a pack are computed together: all of them would need more registers than there are.

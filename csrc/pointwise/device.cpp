@@ -17,7 +17,7 @@ void run_on_device(const Loss& loss, DevicePass& pass, Mode mode, int operands, 
     return run_on_device(loss, pass, Mode::gradient, operands, wide, like);
   }
   const OnDevice device(like);
-  const int blocks = blocks_for(pass.count, device_blocks(wide, mode, loss.about->heavy), name);
+  const int blocks = blocks_for(pass.count, kBlocksTogether, name);
   const DeviceLaunch how{mode, operands, wide, blocks, device.stream()};
   c10::SmallVector<Piece, 1> pieces;
   for_each_piece(pass, [&](const Piece& piece) { pieces.push_back(piece); });

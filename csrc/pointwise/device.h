@@ -44,9 +44,8 @@ struct DeviceLaunch {
 };
 
 // So many blocks must fit into a multiprocessor. Of its 2048 threads that is three in four, and caps the registers of a
-// thread at 40. Second derivatives run on duals; where these are of doubles, each is four registers long, and a heavy
-// formula needs 64: half of the threads.
-constexpr int device_blocks(bool wide, Mode mode, bool heavy) { return wide && mode == Mode::hvp && heavy ? 4 : 6; }
+// thread at 40.
+inline constexpr int kBlocksTogether = 6;
 
 // Launches a loss's kernel; returns a cudaError_t.
 using DeviceFunction = int (*)(const Piece&, const DeviceLaunch&);

@@ -11,7 +11,7 @@ struct Family {
   using Loss = pointwise::Loss;
   using Arguments = pointwise::Arguments;
   using Gradients = pointwise::Gradients;
-  static constexpr int kLosses = pointwise::kLosses, kOperands = kMaxOperands;
+  static constexpr int kOperands = kMaxOperands;
   static const auto& losses() { return pointwise::losses(); }
 
   using Rest = std::tuple<const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,

@@ -63,6 +63,9 @@ constexpr int device_blocks(bool wide, bool moving, bool heavy) {
   return moving ? (heavy ? 2 : 4) : (heavy ? 4 : 6);
 }
 
+template <class Formula>
+inline constexpr bool is_heavy = requires { requires Formula::heavy; };
+
 // Launches a loss's kernel; returns a cudaError_t.
 using DeviceFunction = int (*)(const DeviceRows&, const DeviceLaunch&);
 

@@ -76,7 +76,7 @@ class Stream {
   // Of every row of the part the number at its label.
   const T* at_labels(const Part& part, const int64_t* labels, T* numbers) const {
     if (!view_.data) return nullptr;
-    visit(view_.dtype, [&](auto element) {
+    visit_floating(view_.dtype, [&](auto element) {
       const auto* data = static_cast<const decltype(element)*>(view_.data);
       for_each_run(pass_, view_, part, [&](const Run& run) {
         for (int64_t at = run.at, i = 0; i < run.length; ++i, at += run.step)

@@ -36,7 +36,9 @@ struct Description {
   bool batchmean = false;
   // What users call the weights of classes and of rows.
   const char *weight = "weight", *row_weight = "sample_weight";
-  bool heavy = false;  // as in core/loss.h
+  // Whether in float64 its formula needs more registers of a GPU than others do. (Formulas say it too, to their
+  // kernels.)
+  bool heavy = false;
 };
 
 // A tensor with classes: the view of its rows, and how far apart in memory a row's classes are.

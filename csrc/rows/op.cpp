@@ -11,7 +11,7 @@ struct Family {
   using Loss = rows::Loss;
   using Arguments = rows::Arguments;
   using Gradients = rows::Gradients;
-  static constexpr int kLosses = rows::kLosses, kOperands = kMaxOperands;
+  static constexpr int kOperands = kMaxOperands;
   static const auto& losses() { return rows::losses(); }
 
   using Rest = std::tuple<const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,

@@ -9,7 +9,7 @@
 // x are the operands, v their tangents, g the gradient of the result. Gradients have the shapes of the operands. Here
 // is what turns the signature of an op into a call of a function of (loss, ..., arguments), and back. A family F says
 //
-//   F::Loss, F::losses(), F::kLosses, F::kOperands
+//   F::Loss, F::losses(), F::kOperands
 //   F::Gradients                 a value, and `of` each operand its gradient
 //   F::Arguments                 what all five ops end with, as one; values have the type of the result too
 //   F::Rest                      a tuple of the C++ types of these, without that type
@@ -149,21 +149,19 @@ void define(torch::Library& library) {
   }
 }
 
-template <class F, class Op, int loss, auto function, class Type = typename Op::Type>
+template <class F, class Op, auto function, class Type = typename Op::Type>
 struct Adapt;
-template <class F, class Op, int loss, auto function, class R, class... A>
-struct Adapt<F, Op, loss, function, R(A...)> {
-  static R call(A... a) { return Op::call(function, F::losses()[loss], std::forward_as_tuple(a...)); }
+template <class F, class Op, auto function, class R, class... A>
+struct Adapt<F, Op, function, R(A...)> {
+  const typename F::Loss* loss;
+  R operator()(A... a) const { return Op::call(function, *loss, std::forward_as_tuple(a...)); }
 };
 
 // Lets an op of all losses call the function.
 template <class F, class Op, auto function>
 void implement(torch::Library& library) {
-  [&]<int... loss>(std::integer_sequence<int, loss...>) {
-    (library.impl((std::string(F::losses()[loss].about->name) + Op::suffix).c_str(),
-                  Adapt<F, Op, loss, function>::call),
-     ...);
-  }(std::make_integer_sequence<int, F::kLosses>());
+  for (const typename F::Loss& loss : F::losses())
+    library.impl((std::string(loss.about->name) + Op::suffix).c_str(), Adapt<F, Op, function>{&loss});
 }
 
 // ---- calls through the dispatcher -----------------------------------------------------------------------------

@@ -16,7 +16,6 @@ namespace fusedloss::inline FUSEDLOSS_SET {
 // gamma = 2, everybody's choice, is a formula of its own: without a logarithm, and nothing is divided by q.
 template <bool gamma_is_2>
 struct SigmoidFocalFormula {
-  static constexpr bool heavy = !gamma_is_2;
   Constant base, tilt, gamma;  // a = base + tilt t
   FUSEDLOSS_INLINE explicit SigmoidFocalFormula(const double* parameters)
       : base(parameters[0] < 0 ? 1 : 1 - parameters[0]),
@@ -32,8 +31,8 @@ struct SigmoidFocalFormula {
     const Focus<V> focus = focus_on(wrong, x);
     const V aq = a * focus.outer;
     const V by_input = aq * (focus.half_by_logit * (4.0 * x.other - 2.0) * bce + focus.inner * (x.other - x.smaller));
-    const V by_target = focus.outer * (focus.inner * (tilt * bce - a * input) +
-                                       a * focus.by_wrong * x.turned(x.smaller - x.larger) * bce);
+    const V by_label = a * (focus.by_wrong * (x.smaller - x.larger) * bce - focus.inner * x.magnitude);
+    const V by_target = focus.outer * (tilt * (focus.inner * bce) + x.turned(by_label));
     return {aq * (focus.inner * bce), {x.turned(by_input), by_target}};
   }
 
@@ -58,14 +57,15 @@ struct SigmoidFocalFormula {
   FUSEDLOSS_INLINE Focus<V> focus_by_logarithm(V wrong, const LabelledLogit<V>& x) const {
     constexpr auto kTiny = MathConstants<typename V::Scalar>::kSmallestNormal;
     const auto sure = x.other == V(0);
-    // Where `other` is 0, its first order carries the derivative with respect to the target.
+    const Divisor<V> by_wrong(max_straight_through(wrong, kTiny));
+    // Where `other` is 0, and `wrong` is `small`, its first order carries the derivative with respect to the target.
     V change = 0;
-    if constexpr (is_dual<V>) change = x.other * (1.0 - x.small) / max(x.small, kTiny);
-    const V log_q = select(sure, change - x.magnitude, log(wrong)) - x.log1p_small;
-    const V relative = select(sure, 1.0 - change, x.small / wrong) * x.larger;  // p (1 - p) / q
+    if constexpr (is_dual<V>) change = by_wrong.divide(x.other) * (1.0 - x.small);
+    const V log_q = select(sure, change - x.magnitude, log(wrong, by_wrong)) - x.log1p_small;
+    const V relative = select(sure, 1.0 - change, by_wrong.divide(x.small)) * x.larger;  // p (1 - p) / q
     const V value = exp(gamma * log_q);
     // Where q is not even the smallest number, q^gamma decides.
-    return {1, value, gamma * value / max(wrong * x.larger, kTiny), 0.5 * (gamma * value * relative)};
+    return {1, value, by_wrong.divide(gamma * value) * (1.0 + x.small), 0.5 * (gamma * value * relative)};
   }
 };
 
@@ -73,8 +73,7 @@ struct SigmoidFocalLoss {
   static constexpr Description about{.name = "sigmoid_focal_loss",
                                      .operands = {"input", "target"},
                                      .parameters = {{"alpha", Domain::at_most_one}, {"gamma", Domain::nonnegative}},
-                                     .shapes = Shapes::same,
-                                     .heavy = true};
+                                     .shapes = Shapes::same};
   template <class Use>
   static auto with_formula(const double* parameters, Use use) {
     return parameters[1] == 2 ? use(SigmoidFocalFormula<true>(parameters))
