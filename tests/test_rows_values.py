@@ -174,6 +174,23 @@ def test_layouts(loss: RowLoss, dtype: torch.dtype) -> None:
             RowCall(loss, moved, reduction, same_as=straight[reduction] if same else None).judge()
 
 
+@pytest.mark.host  # on CUDA a row in packs is added in another order
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_where_short_rows_lie_changes_no_bit(dtype: torch.dtype) -> None:
+    """Lengths around those of registers, of which rows are taken in squares."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, classes in product([15, 16, 17, 35], range(1, 40)):
+        wide = normal((rows, classes + 3), generator).to(dtype)
+        target = torch.arange(rows) % classes
+        found = []
+        for x in (wide[:, 1:-2].contiguous(), wide[:, 1:-2], wide.T.contiguous().T[:, 1:-2]):
+            leaf = x.detach().requires_grad_()
+            values = L.cross_entropy(leaf, target, reduction="none")
+            (gradient,) = torch.autograd.grad(L.cross_entropy(leaf, target, reduction="sum"), leaf)
+            found.append(torch.cat([values[:, None], gradient], dim=1))
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]), (rows, classes)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @EACH_LOSS
 def test_gradient_comes_in_any_layout(loss: RowLoss, dtype: torch.dtype) -> None:

@@ -71,7 +71,7 @@ void for_each_run(const Extent& extent, const View& view, const Part& part, Use 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
 template <class S, class T>
-[[gnu::noinline]] void load_run(const S* source, T* destination, const Run& run) {
+void load_run(const S* source, T* destination, const Run& run) {
   source += run.offset;
   destination += run.at;
   if (run.stride == 1 && run.step == 1)
@@ -81,7 +81,7 @@ template <class S, class T>
 }
 
 template <class S, class T>
-[[gnu::noinline]] void store_run(const T* source, S* destination, const Run& run) {
+void store_run(const T* source, S* destination, const Run& run) {
   source += run.at;
   destination += run.offset;
   if (run.stride == 1 && run.step == 1)

@@ -2,12 +2,15 @@
 // float or double, calls the loss, and puts results back. Memory that is laid out like a tile is used in place.
 // Compiled once for every instruction set.
 #include <algorithm>
+#include <iterator>
+#include <numeric>
 #include <vector>
 
 #include "core/lanes.h"
 #include "core/runs.h"
 #include "core/stream.h"
 #include "core/sum.h"
+#include "core/transpose.h"
 #include "rows/tiles.h"
 
 namespace fusedloss::rows {
@@ -41,8 +44,13 @@ class Stream {
 
   // Where the rows of the part are, to be read.
   Block read(const Part& part) {
-    const Block block = target(part);
-    if (block.data && block.data == buffer_.data())
+    if (!view_.data) return {};
+    const Rows rows = find(part);
+    if (is_tile(rows)) return {rows.first, view_.step};
+    const Block block = buffer();
+    if (is_square(rows))
+      load_across<Lanes<T>>(rows.first, rows.stride, pass_.classes, block.data);
+    else
       visit(view_.dtype, [&](auto element) {
         const auto* memory = static_cast<const decltype(element)*>(view_.data);
         each_run(part, memory, [](const auto* data, T* place, const Run& run) { load_run(data, place, run); });
@@ -52,17 +60,15 @@ class Stream {
   // Where they shall be put before `write` is called for the same part.
   Block target(const Part& part) {
     if (!view_.data) return {};
-    if (view_.dtype == kNative<T> && (along ? view_.step == 1 : part.count == kLanes)) {
-      T* found = nullptr;
-      for_each_run(pass_, view_, part, [&](const Run& run) {
-        if (run.length == kLanes && (along || run.stride == 1)) found = static_cast<T*>(view_.data) + run.offset;
-      });
-      if (found) return {found, view_.step};
-    }
-    return {buffer_.of(pass_.classes * kLanes), kLanes};
+    const Rows rows = find(part);
+    return is_tile(rows) ? Block{rows.first, view_.step} : buffer();
   }
   void write(const Part& part, const Block& block) {
-    if (block.data && block.data == buffer_.data())
+    if (!block.data || block.data != buffer_.data()) return;
+    const Rows rows = find(part);
+    if (is_square(rows))
+      store_across<Lanes<T>>(block.data, rows.first, rows.stride, pass_.classes);
+    else
       visit_floating(view_.dtype, [&](auto element) {
         auto* memory = static_cast<decltype(element)*>(view_.data);
         each_run(part, memory, [](auto* data, const T* place, const Run& run) { store_run(place, data, run); });
@@ -112,6 +118,23 @@ class Stream {
  private:
   static constexpr int kLanes = along ? 1 : Lanes<T>::size;
 
+  // The rows of a part in memory, if they are as many as a tile has, at one distance, and of a tile's type; else null.
+  struct Rows {
+    T* first = nullptr;
+    int64_t stride = 0;
+  };
+  Rows find(const Part& part) const {
+    Rows rows;
+    if (view_.dtype == kNative<T> && part.count == kLanes)
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        if (run.length == kLanes) rows = {static_cast<T*>(view_.data) + run.offset, run.stride};
+      });
+    return rows;
+  }
+  bool is_tile(const Rows& rows) const { return rows.first && (along ? view_.step : rows.stride) == 1; }
+  bool is_square(const Rows& rows) const { return !along && rows.first && view_.step == 1 && pass_.classes >= kLanes; }
+  Block buffer() { return {buffer_.of(pass_.classes * kLanes), kLanes}; }
+
   // Calls use(memory, place in the buffer, run) for runs that make up the part: of classes, or of rows for every class.
   template <class Element, class Use>
   void each_run(const Part& part, Element* data, Use use) {
@@ -138,7 +161,9 @@ class Walk {
         reads_listed_(functions.reads_listed),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
-        gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {}
+        gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {
+    std::fill(std::begin(weight_), std::end(weight_), T(1));
+  }
 
   void run(const Tiling& tiling, int64_t begin, int64_t end, double* sums) {
     Part part;
@@ -149,7 +174,7 @@ class Walk {
         find_stretch(pass_, row, left < kLanes ? left : kLanes, part);
         take_numbers(part);
         run_tile(part);
-        for (int64_t k = 0; k < part.count; ++k) sum.add(value_[k]);
+        sum.add(std::accumulate(value_, value_ + kLanes, 0.0));
         if (pass_.value.data) store_part(pass_, pass_.value, part, value_);
       }
       sums[block] = value_of(sum);
@@ -160,21 +185,22 @@ class Walk {
  private:
   static constexpr int kLanes = along ? 1 : Lanes<T>::size;
 
+  // (Of all lanes, also those without a row: a loop whose length is known is no loop.)
   void take_numbers(const Part& part) {
-    for (int64_t k = 0; k < part.count; ++k) counted_[k] = weight_[k] = 1;
-    if (pass_.row_weight.data) {
-      load_part(pass_, pass_.row_weight, part, weight_);
-      for (int64_t k = 0; k < part.count; ++k) counted_[k] = weight_[k] == 0 ? 0 : 1;
-    }
+    if (pass_.row_weight.data) load_part(pass_, pass_.row_weight, part, weight_);
+    for (int k = 0; k < kLanes; ++k) counted_[k] = weight_[k] == 0 ? 0 : 1;
     if (pass_.labels.data) {
       load_part(pass_, pass_.labels, part, labels_);
-      for (int64_t k = 0; k < part.count; ++k)
-        if (labels_[k] == pass_.ignored) counted_[k] = T(labels_[k] = 0);
+      for (int k = 0; k < kLanes; ++k) {
+        const bool ignored = labels_[k] == pass_.ignored;
+        counted_[k] = ignored ? 0 : counted_[k];
+        labels_[k] = ignored ? 0 : labels_[k];
+      }
     }
-    for (int64_t k = 0; k < part.count; ++k) factor_[k] = T(pass_.scale) * weight_[k];
+    for (int k = 0; k < kLanes; ++k) factor_[k] = T(pass_.scale) * weight_[k];
     if (!pass_.grad_output.data) return;
     load_part(pass_, pass_.grad_output, part, value_);
-    for (int64_t k = 0; k < part.count; ++k) factor_[k] = factor_[k] * value_[k];
+    for (int k = 0; k < kLanes; ++k) factor_[k] = factor_[k] * value_[k];
   }
 
   void run_tile(const Part& part) {
@@ -200,7 +226,7 @@ class Walk {
     tile.value = value_;
     tile.parameters = pass_.parameters;
     function_(tile);
-    for (int64_t k = 0; k < part.count; ++k) value_[k] = counted_[k] == 0 ? 0 : weight_[k] * value_[k];
+    for (int k = 0; k < kLanes; ++k) value_[k] = k < part.count && counted_[k] != 0 ? weight_[k] * value_[k] : T(0);
     if (is_sparse_) return gradients_[0].write_at_labels(part, labels_, slope_at_label_);
     for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile.gradients[k]);
   }
@@ -243,7 +269,7 @@ class Walk {
   Buffer<int64_t> listed_;
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
   // Of the rows of a tile. Lanes without a row read what a row has left there.
-  T weight_[Lanes<T>::size] = {}, counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
+  T weight_[Lanes<T>::size], counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
   T value_[Lanes<T>::size] = {}, input_at_label_[Lanes<T>::size] = {}, tangent_at_label_[Lanes<T>::size] = {};
   T slope_at_label_[Lanes<T>::size];
   int64_t labels_[Lanes<T>::size] = {};
