@@ -125,7 +125,10 @@ class Stream {
   };
   Rows find(const Part& part) const {
     Rows rows;
-    if (view_.dtype == kNative<T> && part.count == kLanes)
+    if (view_.dtype != kNative<T> || part.count != kLanes) return rows;
+    if (pass_.dims == 1)
+      rows = {static_cast<T*>(view_.data) + part.start * view_.strides[0], view_.strides[0]};
+    else
       for_each_run(pass_, view_, part, [&](const Run& run) {
         if (run.length == kLanes) rows = {static_cast<T*>(view_.data) + run.offset, run.stride};
       });
@@ -163,6 +166,14 @@ class Walk {
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {
     std::fill(std::begin(weight_), std::end(weight_), T(1));
+    tile_.classes = pass.classes;
+    tile_.weight = static_cast<const T*>(pass.weight);
+    tile_.labels = labels_;
+    tile_.counted = counted_;
+    tile_.factor = factor_;
+    tile_.slope_at_label = is_sparse_ ? slope_at_label_ : nullptr;
+    tile_.value = value_;
+    tile_.parameters = pass.parameters;
   }
 
   void run(const Tiling& tiling, int64_t begin, int64_t end, double* sums) {
@@ -209,54 +220,45 @@ class Walk {
       for (auto& gradient : gradients_) gradient.clear(part);
       return;
     }
-    Tile<T> tile{};
-    tile.classes = pass_.classes;
-    read(part, tile);
-    if (is_sparse_)
-      tile.slope_at_label = slope_at_label_;
-    else
-      for (int k = 0; k < kMaxOperands; ++k) tile.gradients[k] = gradients_[k].target(part);
-    tile.weight = static_cast<const T*>(pass_.weight);
-    tile.labels = labels_;
-    tile.counted = counted_;
-    tile.factor = factor_;
+    read(part);
+    if (!is_sparse_)
+      for (int k = 0; k < kMaxOperands; ++k) tile_.gradients[k] = gradients_[k].target(part);
     // (What takes the place of the logits is in a cache already.)
-    tile.streams = gradients_[0].streams() && tile.gradients[0].data != tile.operands[0].data;
-    for (int k = 0; k < keeps_; ++k) tile.kept[k] = place_to_keep(k, tile);
-    tile.value = value_;
-    tile.parameters = pass_.parameters;
-    function_(tile);
+    tile_.streams = gradients_[0].streams() && tile_.gradients[0].data != tile_.operands[0].data;
+    for (int k = 0; k < keeps_; ++k) tile_.kept[k] = place_to_keep(k);
+    function_(tile_);
     for (int k = 0; k < kLanes; ++k) value_[k] = k < part.count && counted_[k] != 0 ? weight_[k] * value_[k] : T(0);
     if (is_sparse_) return gradients_[0].write_at_labels(part, labels_, slope_at_label_);
-    for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile.gradients[k]);
+    for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile_.gradients[k]);
   }
 
-  void read(const Part& part, Tile<T>& tile) {
+  void read(const Part& part) {
     if (reads_label_only_) {
-      tile.input_at_label = operands_[0].at_labels(part, labels_, input_at_label_);
-      tile.tangent_at_label = tangents_[0].at_labels(part, labels_, tangent_at_label_);
+      tile_.input_at_label = operands_[0].at_labels(part, labels_, input_at_label_);
+      tile_.tangent_at_label = tangents_[0].at_labels(part, labels_, tangent_at_label_);
       return;
     }
     for (int k = 0; k < kMaxOperands; ++k) {
-      tile.operands[k] = operands_[k].read(part);
-      tile.tangents[k] = tangents_[k].read(part);
+      tile_.operands[k] = operands_[k].read(part);
+      tile_.tangents[k] = tangents_[k].read(part);
     }
-    if (reads_listed_) list_targets(tile);
+    if (reads_listed_) list_targets();
   }
-  void list_targets(Tile<T>& tile) {
+  void list_targets() {
+    tile_.listed_count = 0;
     int64_t* const listed = listed_.of(pass_.classes);
     for (int64_t c = 0; c < pass_.classes; ++c) {
-      const T* const targets = tile.operands[1].data + c * (along ? 1 : tile.operands[1].pitch);
-      listed[tile.listed_count] = c;
-      tile.listed_count += std::any_of(targets, targets + kLanes, [](T x) { return x != 0; });
+      const T* const targets = tile_.operands[1].data + c * (along ? 1 : tile_.operands[1].pitch);
+      listed[tile_.listed_count] = c;
+      tile_.listed_count += std::any_of(targets, targets + kLanes, [](T x) { return x != 0; });
     }
-    tile.listed = listed;
+    tile_.listed = listed;
   }
 
   // The gradient itself, until it is written; but not memory that shall not come into caches.
-  typename Tile<T>::template Block<T> place_to_keep(int k, const Tile<T>& tile) {
+  typename Tile<T>::template Block<T> place_to_keep(int k) {
     constexpr int64_t kMostKept = 256 * 1024;
-    if (tile.gradients[k].data && !tile.streams) return tile.gradients[k];
+    if (tile_.gradients[k].data && !tile_.streams) return tile_.gradients[k];
     if (pass_.classes * kLanes * int64_t(sizeof(T)) > kMostKept) return {};
     return {kept_[k].of(pass_.classes * kLanes), kLanes};
   }
@@ -267,6 +269,7 @@ class Walk {
   const bool reads_label_only_, is_sparse_, reads_listed_;
   Buffer<T> kept_[kMaxOperands];
   Buffer<int64_t> listed_;
+  Tile<T> tile_{};
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
   // Of the rows of a tile. Lanes without a row read what a row has left there.
   T weight_[Lanes<T>::size], counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
