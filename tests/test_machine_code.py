@@ -47,7 +47,7 @@ MOST_INSTRUCTIONS = {
     ("PoissonNllLoss", 2): 130,
     ("QuantileLoss", 2): 38,
     ("QuantileLoss", 3): 55,
-    ("SigmoidFocalFormula<0>", 2): 155,
+    ("SigmoidFocalFormula<0>", 2): 140,
     ("SigmoidFocalFormula<1>", 2): 92,
     ("SmoothL1Loss", 2): 44,
     ("SoftMarginLoss", 2): 66,

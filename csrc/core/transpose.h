@@ -36,6 +36,7 @@ FUSEDLOSS_INLINE void each_square(int64_t columns, Use use) {
     use(first + V::size <= columns ? first : columns - V::size);
 }
 
+// From as many rows as a register has lanes, `stride` apart in memory, to a tile.
 template <class V>
 [[gnu::noinline]] void load_across(const typename V::Scalar* rows, int64_t stride, int64_t columns,
                                    typename V::Scalar* tile) {
@@ -49,6 +50,7 @@ template <class V>
   });
 }
 
+// And from the tile to the rows, of which nothing else is written.
 template <class V>
 [[gnu::noinline]] void store_across(const typename V::Scalar* tile, typename V::Scalar* rows, int64_t stride,
                                     int64_t columns) {
