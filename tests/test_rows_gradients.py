@@ -92,9 +92,9 @@ def test_second_derivatives(loss: RowLoss, dtype: torch.dtype) -> None:
 
 @EACH_LOSS
 def test_second_derivatives_of_long_rows(loss: RowLoss) -> None:
-    """Of more classes than are kept at hand."""
+    """Of more classes than are kept at hand. Row by row: of one number torch's may be exact by luck."""
     if not loss.cornered:
-        RowCall(loss, loss.given((3, 5000), torch.float32, seed=6), "mean", second=True).judge()
+        RowCall(loss, loss.given((9, 5000), torch.float32, seed=1), "none", second=True).judge()
 
 
 # ---- one gradient and another --------------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 // ---- where a row is, and whether it counts ----------------------------------------------------------------------
 
-// Calls use(d, index) with the row's index along each dimension.
+// Calls use(d, index) with the row's index along each dimension. (Unrolled it would be half of a kernel's code, and no
+// faster: each division waits for the one before.)
 template <class Use>
 __device__ __forceinline__ void each_index(const DeviceRows& rows, uint32_t row, Use use) {
+#pragma unroll 1
   for (int d = rows.dims - 1; d > 0; --d) {
     const uint32_t rest = row / rows.sizes[d];
     use(d, int64_t(row - rest * rows.sizes[d]));
@@ -389,7 +391,7 @@ class RowLoop {
     }
   };
   __device__ __forceinline__ bool is_last_together(unsigned i) const {
-    constexpr unsigned kTogether = 16, kStep = kPacked ? Packed<S>::size : 1;
+    constexpr unsigned kStep = kPacked ? Packed<S>::size : 1, kTogether = std::max(kStep, 4u);
     return (i >> rows_.thread_bits) % kTogether >= kTogether - kStep;
   }
 
