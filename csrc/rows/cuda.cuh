@@ -391,7 +391,7 @@ class RowLoop {
     }
   };
   __device__ __forceinline__ bool is_last_together(unsigned i) const {
-    constexpr unsigned kStep = kPacked ? Packed<S>::size : 1, kTogether = std::max(kStep, 4u);
+    constexpr unsigned kStep = kPacked ? Packed<S>::size : 1, kTogether = kStep > 4 ? kStep : 4;
     return (i >> rows_.thread_bits) % kTogether >= kTogether - kStep;
   }
 
