@@ -356,14 +356,14 @@ class RowLoop {
     Chunks<stage> chunks;
     for (unsigned i = lane_; i < singles(); i += threads()) {
       chunks.take(formula_.template term<k>(row_, at(single(i))));
-      if (!kPacked && is_last_together(i)) chunks.close();  // beside packs a thread has at most one
+      if (!kPacked && (i >> rows_.thread_bits) % 4 == 3) chunks.close();  // beside packs a thread has at most one
     }
     if constexpr (kPacked)
       for (unsigned i = lane_; i < packs_; i += threads()) {
         Packed<S> packs[kOperands];
         load(packs, i);
         each_part(packs, i, [&](const At& at, auto) { chunks.take(formula_.template term<k>(row_, at)); });
-        if (is_last_together(i * Packed<S>::size)) chunks.close();
+        chunks.close();
       }
     Terms<V, stage.terms> all = chunks.all();
     merge<stage, k % 2>(all, rows_.thread_bits);
@@ -390,10 +390,6 @@ class RowLoop {
       return some;
     }
   };
-  __device__ __forceinline__ bool is_last_together(unsigned i) const {
-    constexpr unsigned kStep = kPacked ? Packed<S>::size : 1, kTogether = kStep > 4 ? kStep : 4;
-    return (i >> rows_.thread_bits) % kTogether >= kTogether - kStep;
-  }
 
   __device__ __forceinline__ void make_gradients(const T& scale) const {
     const RowPlace gradients = place_of_gradients();
