@@ -35,7 +35,8 @@ endif()
 
 if(FUSEDLOSS_HAS_CUDA)
   # Divisions of floats within two units of the last place: exact ones call a slow path, whose registers made kernels spill.
-  set(nvcc_flags -std=c++20 -prec-div=false -O3 -DNDEBUG --compress-mode=size
+  # (-O is of the host's code alone.)
+  set(nvcc_flags -std=c++20 -prec-div=false -O1 -DNDEBUG --compress-mode=size
     -DFUSEDLOSS_SET=CUDA -DFUSEDLOSS_REGISTER_BYTES=16 -I${CMAKE_CURRENT_SOURCE_DIR}/csrc -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra)
   if(FUSEDLOSS_WERROR)
     list(APPEND nvcc_flags -Werror all-warnings -Xcompiler=-Werror)
