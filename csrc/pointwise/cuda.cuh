@@ -60,7 +60,7 @@ class StridedAccess : public DeviceAccess<T, mode> {
  public:
   using V = Single<T>;
   __device__ __forceinline__ StridedAccess(const Piece& piece, T scale, uint32_t element) : Base(piece, scale) {
-#pragma unroll 1
+#pragma unroll 1  // each division waits for the one before
     for (int d = piece.dims - 1; d > 0; --d) {
       const uint32_t rest = element / piece.sizes[d];
       move(d, element - rest * piece.sizes[d]);
