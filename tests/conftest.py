@@ -6,7 +6,9 @@ tensors (tests/cuda_emulator). It takes the place of `fusedloss._C` before anyth
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -21,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Inductor compiles for the processor at hand and keeps what it compiled under a name that does not tell which that
+    # was: kept files may crash on another machine that finds them. (Workers inherit the variable.)
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="inductor", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
     config.addinivalue_line("markers", "core: runs on the build with sanitizers too; must not compile or fork")
     config.addinivalue_line("markers", "host: of the CPU, or in a new process, which imports _C; not with --emulated")
     config.addinivalue_line("markers", "device: about what only CUDA kernels do; runs with --emulated")
