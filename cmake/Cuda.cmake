@@ -1,4 +1,4 @@
-# List cuda_objects: the CUDA kernels, one file for each loss, and what they share. Compiled by calling nvcc
+# List cuda_objects: the CUDA kernels, a file for every few losses, and what they share. Compiled by calling nvcc
 # on files without torch in them; CMake's own CUDA support would ask for a whole toolkit, and wheels do not look like one.
 #
 # FUSEDLOSS_CUDA=AUTO builds them where nvcc is found: a toolkit of the system, or NVIDIA's wheels in this environment
@@ -62,26 +62,35 @@ function(fusedloss_cuda_file name text)
   set(cuda_objects ${cuda_objects} ${path}.o PARENT_SCOPE)
 endfunction()
 
-# The text of a loss's CUDA file; the emulator compiles the same.
-function(fusedloss_device_text family loss type result)
-  set(${result}
-"#include \"${family}/cuda.cuh\"
-#include \"${family}/losses/${loss}.h\"
+# The text of a CUDA file with some losses of a family; the emulator compiles the same.
+function(fusedloss_device_text family losses types result)
+  set(text "#include \"${family}/cuda.cuh\"\n")
+  foreach(loss type IN ZIP_LISTS losses types)
+    string(APPEND text
+"#include \"${family}/losses/${loss}.h\"
 namespace fusedloss::${family} {
 extern const DeviceFunction ${loss}_device;
 const DeviceFunction ${loss}_device = launch_loss<${type}>;
 }  // namespace fusedloss::${family}
-" PARENT_SCOPE)
+")
+  endforeach()
+  set(${result} "${text}" PARENT_SCOPE)
 endfunction()
 
-# Adds all CUDA files by add_file(name text): what all families share, and the losses of each.
+# Adds all CUDA files by add_file(name text): what all families share, and the losses of each, three in a file: it takes
+# nvcc a second to begin with a file, and more of them would make the change of one loss slow to build.
 macro(fusedloss_device_files add_file)
   cmake_language(CALL ${add_file} device "#include \"core/device.cuh\"\n")
   cmake_language(CALL ${add_file} rows/device "#include \"rows/device.cuh\"\n")
   foreach(family pointwise rows)
-    foreach(loss type IN ZIP_LISTS ${family}_losses ${family}_types)
-      fusedloss_device_text(${family} ${loss} ${type} text)
-      cmake_language(CALL ${add_file} ${family}/${loss} "${text}")
+    list(LENGTH ${family}_losses count)
+    math(EXPR last "${count} - 1")
+    foreach(first RANGE 0 ${last} 3)
+      list(SUBLIST ${family}_losses ${first} 3 losses)
+      list(SUBLIST ${family}_types ${first} 3 types)
+      list(GET losses 0 name)
+      fusedloss_device_text(${family} "${losses}" "${types}" text)
+      cmake_language(CALL ${add_file} ${family}/${name} "${text}")
     endforeach()
   endforeach()
 endmacro()
