@@ -77,17 +77,16 @@ const DeviceFunction ${loss}_device = launch_loss<${type}>;
   set(${result} "${text}" PARENT_SCOPE)
 endfunction()
 
-# Adds all CUDA files by add_file(name text): what all families share, and the losses of each, three in a file: it takes
-# nvcc a second to begin with a file, and more of them would make the change of one loss slow to build.
-macro(fusedloss_device_files add_file)
+# Adds all CUDA files by add_file(name text): what all families share, and the losses of each, so many in a file.
+macro(fusedloss_device_files add_file losses_in_file)
   cmake_language(CALL ${add_file} device "#include \"core/device.cuh\"\n")
   cmake_language(CALL ${add_file} rows/device "#include \"rows/device.cuh\"\n")
   foreach(family pointwise rows)
     list(LENGTH ${family}_losses count)
     math(EXPR last "${count} - 1")
-    foreach(first RANGE 0 ${last} 3)
-      list(SUBLIST ${family}_losses ${first} 3 losses)
-      list(SUBLIST ${family}_types ${first} 3 types)
+    foreach(first RANGE 0 ${last} ${losses_in_file})
+      list(SUBLIST ${family}_losses ${first} ${losses_in_file} losses)
+      list(SUBLIST ${family}_types ${first} ${losses_in_file} types)
       list(GET losses 0 name)
       fusedloss_device_text(${family} "${losses}" "${types}" text)
       cmake_language(CALL ${add_file} ${family}/${name} "${text}")
@@ -96,5 +95,6 @@ macro(fusedloss_device_files add_file)
 endmacro()
 
 if(FUSEDLOSS_HAS_CUDA)
-  fusedloss_device_files(fusedloss_cuda_file)
+  # It takes nvcc a second to begin with a file; more losses in it would make the change of one slow to build.
+  fusedloss_device_files(fusedloss_cuda_file 3)
 endif()

@@ -16,4 +16,4 @@ function(emulated_file name text)
   target_sources(emulated_kernels PRIVATE ${path})
 endfunction()
 
-fusedloss_device_files(emulated_file)
+fusedloss_device_files(emulated_file 1)
