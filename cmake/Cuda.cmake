@@ -95,6 +95,6 @@ macro(fusedloss_device_files add_file losses_in_file)
 endmacro()
 
 if(FUSEDLOSS_HAS_CUDA)
-  # It takes nvcc a second to begin with a file; more losses in it would make the change of one slow to build.
+  # Three: nvcc takes a second to begin with a file, and with more losses in it a change of one would be slow to build.
   fusedloss_device_files(fusedloss_cuda_file 3)
 endif()
