@@ -69,7 +69,7 @@ FUSEDLOSS_INLINE To convert(From x) {
 
 // Calls visitor with a value of the C++ type that dtype stands for.
 template <class Visitor>
-void visit_floating(DType dtype, Visitor visitor) {
+FUSEDLOSS_INLINE void visit_floating(DType dtype, const Visitor& visitor) {
   switch (dtype) {
     case DType::float64: return visitor(double{});
     case DType::float32: return visitor(float{});
@@ -78,7 +78,7 @@ void visit_floating(DType dtype, Visitor visitor) {
   }
 }
 template <class Visitor>
-void visit(DType dtype, Visitor visitor) {
+FUSEDLOSS_INLINE void visit(DType dtype, const Visitor& visitor) {
   switch (dtype) {
     case DType::int64: return visitor(int64_t{});
     case DType::int32: return visitor(int32_t{});

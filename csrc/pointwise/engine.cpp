@@ -40,6 +40,7 @@ void load_tile(const Pass& pass, const View& view, const Part& part, T* buffer) 
   visit(view.dtype, [&](auto element) {
     const auto* data = static_cast<const decltype(element)*>(view.data);
     if (stretches(pass, view)) return load_stretch(data + part.start, buffer, part.count);
+    if (pass.across >= 0) return load_grid(data, buffer, find_grid(pass, view, part));
     for_each_run(pass, view, part, [&](const Run& run) { load_run(data, buffer, run); });
   });
 }
@@ -49,6 +50,7 @@ void store_tile(const Pass& pass, const View& view, const Part& part, const T* b
   visit_floating(view.dtype, [&](auto element) {
     auto* data = static_cast<decltype(element)*>(view.data);
     if (stretches(pass, view)) return store_run(buffer, data, Run{part.start, 1, 0, 1, part.count});
+    if (pass.across >= 0) return store_grid(buffer, data, find_grid(pass, view, part));
     for_each_run(pass, view, part, [&](const Run& run) { store_run(buffer, data, run); });
   });
 }
@@ -59,13 +61,17 @@ void stream_box(const Pass& pass, const View& view, const Part& part, const T* b
   visit_floating(view.dtype, [&](auto element) {
     using S = decltype(element);
     alignas(64) S row[kTile];
-    for_each_run(pass, view, part, [&](const Run& run) {
+    const Grid grid = find_grid(pass, view, part);
+    for (int64_t i = 0; i < grid.count; ++i) {
+      const Run run = run_number(i, grid);
       S* const data = static_cast<S*>(view.data) + run.offset;
-      if (run.stride != 1 || reinterpret_cast<uintptr_t>(data) % 64 != 0 || run.length * sizeof(S) % 64 != 0)
-        return store_run(buffer, static_cast<S*>(view.data), run);
+      if (run.stride != 1 || reinterpret_cast<uintptr_t>(data) % 64 != 0 || run.length * sizeof(S) % 64 != 0) {
+        store_run(buffer, static_cast<S*>(view.data), run);
+        continue;
+      }
       store_run(buffer, row, Run{0, 1, run.at, run.step, run.length});
       stream_memory(row, data, run.length * sizeof(S));
-    });
+    }
   });
 }
 
@@ -105,10 +111,12 @@ class Stream {
     visit(view_.dtype, [&](auto element) {
       using S = decltype(element);
       const auto* data = static_cast<const S*>(view_.data);
-      for_each_run(pass_, view_, part, [&](const Run& run) {
-        if (run.stride != 1) return;
-        for (int64_t i = 0; i < run.length; i += 64 / sizeof(S)) __builtin_prefetch(data + run.offset + i);
-      });
+      const Grid grid = find_grid(pass_, view_, part);
+      if (grid.run.stride != 1) return;
+      for (int64_t k = 0; k < grid.count; ++k) {
+        const S* const run = data + run_number(k, grid).offset;
+        for (int64_t i = 0; i < grid.run.length; i += 64 / sizeof(S)) __builtin_prefetch(run + i);
+      }
     });
   }
   T* target(const Part& part) {

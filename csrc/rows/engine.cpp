@@ -51,9 +51,10 @@ class Stream {
     if (is_square(rows))
       load_across<Lanes<T>>(rows.first, rows.stride, pass_.classes, block.data);
     else
-      visit(view_.dtype, [&](auto element) {
-        const auto* memory = static_cast<const decltype(element)*>(view_.data);
-        each_run(part, memory, [](const auto* data, T* place, const Run& run) { load_run(data, place, run); });
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        visit(view_.dtype, [&](auto element) {
+          load_grid(static_cast<const decltype(element)*>(view_.data), block.data, classes_of(run));
+        });
       });
     return block;
   }
@@ -69,9 +70,10 @@ class Stream {
     if (is_square(rows))
       store_across<Lanes<T>>(block.data, rows.first, rows.stride, pass_.classes);
     else
-      visit_floating(view_.dtype, [&](auto element) {
-        auto* memory = static_cast<decltype(element)*>(view_.data);
-        each_run(part, memory, [](auto* data, const T* place, const Run& run) { store_run(place, data, run); });
+      for_each_run(pass_, view_, part, [&](const Run& run) {
+        visit_floating(view_.dtype, [&](auto element) {
+          store_grid(block.data, static_cast<decltype(element)*>(view_.data), classes_of(run));
+        });
       });
   }
   // Whether all of it is in place, and so large that nothing of it would be left in a cache when it is read.
@@ -82,9 +84,9 @@ class Stream {
   // Of every row of the part the number at its label.
   const T* at_labels(const Part& part, const int64_t* labels, T* numbers) const {
     if (!view_.data) return nullptr;
-    visit_floating(view_.dtype, [&](auto element) {
-      const auto* data = static_cast<const decltype(element)*>(view_.data);
-      for_each_run(pass_, view_, part, [&](const Run& run) {
+    for_each_run(pass_, view_, part, [&](const Run& run) {
+      visit_floating(view_.dtype, [&](auto element) {
+        const auto* data = static_cast<const decltype(element)*>(view_.data);
         for (int64_t at = run.at, i = 0; i < run.length; ++i, at += run.step)
           numbers[at] = convert<T>(data[run.offset + i * run.stride + labels[at] * view_.step]);
       });
@@ -93,9 +95,9 @@ class Stream {
   }
   // Writes of every row of the part the number at its label, and 0 elsewhere.
   void write_at_labels(const Part& part, const int64_t* labels, const T* numbers) {
-    visit_floating(view_.dtype, [&](auto element) {
-      using S = decltype(element);
-      for_each_run(pass_, view_, part, [&](const Run& run) {
+    for_each_run(pass_, view_, part, [&](const Run& run) {
+      visit_floating(view_.dtype, [&](auto element) {
+        using S = decltype(element);
         S* const data = static_cast<S*>(view_.data) + run.offset;
         if (view_.step == 1 && run.stride == pass_.classes)
           std::fill_n(data, run.length * pass_.classes, S());
@@ -136,16 +138,12 @@ class Stream {
   }
   bool is_tile(const Rows& rows) const { return rows.first && (along ? view_.step : rows.stride) == 1; }
   bool is_square(const Rows& rows) const { return !along && rows.first && view_.step == 1 && pass_.classes >= kLanes; }
-  Block buffer() { return {buffer_.of(pass_.classes * kLanes), kLanes}; }
-
-  // Calls use(memory, place in the buffer, run) for runs that make up the part: of classes, or of rows for every class.
-  template <class Element, class Use>
-  void each_run(const Part& part, Element* data, Use use) {
-    for_each_run(pass_, view_, part, [&](const Run& run) {
-      if constexpr (along) return use(data + run.offset, buffer_.data(), Run{0, view_.step, 0, 1, pass_.classes});
-      for (int64_t c = 0; c < pass_.classes; ++c) use(data + c * view_.step, buffer_.data() + c * kLanes, run);
-    });
+  // All classes of rows: of the one row, or those of one class each.
+  Grid classes_of(const Run& rows) const {
+    if (along) return {{rows.offset, view_.step, 0, 1, pass_.classes}, 1, 0, 0};
+    return {rows, pass_.classes, view_.step, kLanes};
   }
+  Block buffer() { return {buffer_.of(pass_.classes * kLanes), kLanes}; }
 
   const Pass& pass_;
   const ClassView& view_;
