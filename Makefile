@@ -46,7 +46,7 @@ $(VENV)/.set-up: pyproject.toml
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.set-up $(SOURCES)
-	@echo "== Building fusedloss (three to four minutes on 2 cores, five to six with CUDA kernels; seconds after a small change)"
+	@echo "== Building fusedloss (two to three minutes on 2 cores, three to five with CUDA kernels; seconds after a small change)"
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall \
 	  --config-settings=cmake.define.FUSEDLOSS_WERROR=$(WERROR) .
 	@touch $@
