@@ -70,6 +70,31 @@ def test_numbers_of_rows(loss: RowLoss, rows: int, classes: int) -> None:
     RowCall(loss, loss.given((rows, classes), torch.float32, seed=rows), "none" if rows < 9 else "mean").judge()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3), (3, 0, 2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2500, 2, 1, 1), (700, 100, 1, 1), (2, 3, 40, 41), (3, 5, 1, 1), (4300, 1000, 1, 1)])
+def test_slopes_at_the_labels_alone(shape: tuple[int, ...], axes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Of more rows than are taken at once, of more bytes than caches have, with `axes` in the order of memory."""
+    if math.prod(shape) > 1e6 and (dtype != torch.float32 or axes[0] != 0):
+        pytest.skip("tested in one dtype and two layouts")
+    generator = torch.Generator().manual_seed(3)
+    memory = torch.randn([shape[d] for d in axes], generator=generator).to(dtype)
+    x = memory.permute([axes.index(d) for d in range(4)]).requires_grad_()
+    labels = torch.randint(0, shape[1], [shape[0], *shape[2:]], generator=generator)
+    weight = torch.rand(shape[1], generator=generator).to(dtype)
+    for reduction in ("mean", "none"):
+        incoming = 0.3 if reduction == "mean" else torch.rand(labels.shape, generator=generator).to(dtype)
+        ours, theirs = (
+            torch.autograd.grad((f(leaf, labels, weight, ignore_index=1, reduction=reduction) * incoming).sum(), leaf)[
+                0
+            ]
+            for f, leaf in ((L.nll_loss, x), (F.nll_loss, x.detach().contiguous().requires_grad_()))
+        )
+        assert ours.stride() == x.stride()
+        torch.testing.assert_close(ours, theirs, rtol=4 * torch.finfo(dtype).eps, atol=0)
+        assert torch.equal(ours == 0, theirs == 0)
+
+
 @EACH_DTYPE
 @EACH_LOSS
 def test_a_single_row_has_no_other_axis(loss: RowLoss, dtype: torch.dtype) -> None:

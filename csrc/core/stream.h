@@ -4,6 +4,9 @@
 #include <immintrin.h>
 #endif
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/lanes.h"
 
 namespace fusedloss::inline FUSEDLOSS_SET {
@@ -35,6 +38,19 @@ FUSEDLOSS_INLINE void stream(Lanes<T, bytes> x, T* to) {
 }
 inline void finish_streams() {}
 #endif
+
+// Sets memory to 0; past the caches, if that is said.
+inline void clear_memory(void* memory, int64_t bytes, bool streams) {
+  using V = Lanes<float>;
+  auto* const to = static_cast<char*>(memory);
+  int64_t i = 0;
+  if (kStreams && streams) {
+    i = std::min(bytes, int64_t(-reinterpret_cast<uintptr_t>(to) % sizeof(V)));
+    std::memset(to, 0, i);
+    for (; i + int64_t(sizeof(V)) <= bytes; i += sizeof(V)) stream(V(0), reinterpret_cast<float*>(to + i));
+  }
+  std::memset(to + i, 0, bytes - i);
+}
 
 // Memory, to an address that is aligned to a register.
 inline void stream_memory(const void* from, void* to, int64_t bytes) {

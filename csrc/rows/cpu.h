@@ -301,11 +301,12 @@ template <class Loss, class T>
 constexpr FunctionsOf<T> functions_of() {
   FunctionsOf<T> all;
   if constexpr (requires { Loss::kept; }) all.kept = Loss::kept;
-  if constexpr (requires { Loss::reads_label_only; }) all.reads_label_only = Loss::reads_label_only;
   all.reads_listed = Loss::about.targets == Targets::lists;
   const auto fill = [&]<bool dense>() {
-    all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
-    all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;
+    if constexpr (!Loss::about.reads_label_only) {
+      all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
+      all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;
+    }
     all.of[dense][1][0] = run_tile<Loss, T, dense, true, false>;
     all.of[dense][1][1] = run_tile<Loss, T, dense, true, true>;
   };

@@ -81,36 +81,6 @@ class Stream {
     return kStreams && along && view_.data && view_.dtype == kNative<T> && view_.step == 1 &&
            pass_.count * pass_.classes * int64_t(sizeof(T)) >= kStreamedBytes;
   }
-  // Of every row of the part the number at its label.
-  const T* at_labels(const Part& part, const int64_t* labels, T* numbers) const {
-    if (!view_.data) return nullptr;
-    for_each_run(pass_, view_, part, [&](const Run& run) {
-      visit_floating(view_.dtype, [&](auto element) {
-        const auto* data = static_cast<const decltype(element)*>(view_.data);
-        for (int64_t at = run.at, i = 0; i < run.length; ++i, at += run.step)
-          numbers[at] = convert<T>(data[run.offset + i * run.stride + labels[at] * view_.step]);
-      });
-    });
-    return numbers;
-  }
-  // Writes of every row of the part the number at its label, and 0 elsewhere.
-  void write_at_labels(const Part& part, const int64_t* labels, const T* numbers) {
-    for_each_run(pass_, view_, part, [&](const Run& run) {
-      visit_floating(view_.dtype, [&](auto element) {
-        using S = decltype(element);
-        S* const data = static_cast<S*>(view_.data) + run.offset;
-        if (view_.step == 1 && run.stride == pass_.classes)
-          std::fill_n(data, run.length * pass_.classes, S());
-        else if (view_.step == 1)
-          for (int64_t i = 0; i < run.length; ++i) std::fill_n(data + i * run.stride, pass_.classes, S());
-        else
-          for (int64_t c = 0; c < pass_.classes; ++c)
-            for (int64_t i = 0; i < run.length; ++i) data[i * run.stride + c * view_.step] = S();
-        for (int64_t at = run.at, i = 0; i < run.length; ++i, at += run.step)
-          data[i * run.stride + labels[at] * view_.step] = convert<S>(numbers[at]);
-      });
-    });
-  }
   void clear(const Part& part) {
     const Block block = target(part);
     std::fill_n(block.data, block.data ? pass_.classes : 0, T(0));
@@ -150,6 +120,133 @@ class Stream {
   Buffer<T> buffer_;
 };
 
+// What is known of some rows, and their values. Those without a row read what a row has left there.
+template <class T, int most>
+struct RowNumbers {
+  // (In whole registers: one that lies in two lines of a cache takes twice the time.)
+  alignas(64) T weight[most], counted[most] = {}, factor[most] = {}, value[most] = {};
+  alignas(64) int64_t labels[most] = {};
+
+  RowNumbers() { std::fill(std::begin(weight), std::end(weight), T(1)); }
+
+  // `count` is that of the rows, or above it: a loop whose length is known may be no loop.
+  void take(const Pass& pass, const Part& part, int64_t count) {
+    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weight);
+    for (int64_t k = 0; k < count; ++k) counted[k] = weight[k] == 0 ? 0 : 1;
+    if (pass.labels.data) {
+      load_part(pass, pass.labels, part, labels);
+      for (int64_t k = 0; k < count; ++k) {
+        const bool ignored = labels[k] == pass.ignored;
+        counted[k] = ignored ? 0 : counted[k];
+        labels[k] = ignored ? 0 : labels[k];
+      }
+    }
+    for (int64_t k = 0; k < count; ++k) factor[k] = T(pass.scale) * weight[k];
+    if (!pass.grad_output.data) return;
+    load_part(pass, pass.grad_output, part, value);
+    for (int64_t k = 0; k < count; ++k) factor[k] = factor[k] * value[k];
+  }
+  // Values of rows that do not count become 0, and of `count` those beyond the `rows` that there are.
+  void weigh_values(int64_t rows, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) value[k] = k < rows && counted[k] != 0 ? weight[k] * value[k] : T(0);
+  }
+};
+
+// The walk of losses that read the label's input only, and have no slope elsewhere: many rows at once, so that the
+// processor does not wait for one input after another.
+template <class T>
+class LabelWalk {
+ public:
+  LabelWalk(const Pass& pass, const FunctionsOf<T>& functions)
+      : pass_(pass), function_(functions.of[false][true][pass.moving]) {
+    tile_.classes = pass.classes;
+    tile_.weight = static_cast<const T*>(pass.weight);
+    tile_.parameters = pass.parameters;
+  }
+
+  void run(const Tiling& tiling, int64_t begin, int64_t end, double* sums) {
+    for (int64_t block = begin; block < end; ++block) {
+      Sum<double> sum;
+      for (int64_t row = tiling.begin(block); row < tiling.end(block); row += kRows)
+        sum.add(run_rows(row, std::min(kRows, tiling.end(block) - row)));
+      sums[block] = value_of(sum);
+    }
+    finish_streams();
+  }
+
+ private:
+  static constexpr int64_t kRows = 1024, kLanes = Lanes<T>::size;
+
+  double run_rows(int64_t start, int64_t count) {
+    Part part;
+    find_stretch(pass_, start, count, part);
+    const int64_t in_registers = (count + kLanes - 1) / kLanes * kLanes;
+    rows_.take(pass_, part, in_registers);
+    read_labels(pass_.operands[0], part, input_);
+    read_labels(pass_.tangents[0], part, tangent_);
+    for (int64_t first = 0; first < count; first += kLanes) run_tile(first);
+    rows_.weigh_values(count, in_registers);
+    if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
+    if (pass_.gradients[0].data) write_labels(pass_.gradients[0], part);
+    double sums[kLanes] = {};
+    for (int64_t first = 0; first < count; first += kLanes)
+      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += rows_.value[first + lane];
+    return std::accumulate(sums, sums + kLanes, 0.0);
+  }
+  void run_tile(int64_t first) {
+    tile_.labels = rows_.labels + first;
+    tile_.counted = rows_.counted + first;
+    tile_.factor = rows_.factor + first;
+    tile_.value = rows_.value + first;
+    tile_.input_at_label = input_ + first;
+    tile_.tangent_at_label = pass_.tangents[0].data ? tangent_ + first : nullptr;
+    tile_.slope_at_label = pass_.gradients[0].data ? slope_ + first : nullptr;
+    function_(tile_);
+  }
+
+  // Of every row the number at its label; of a row that is ignored, any.
+  void read_labels(const ClassView& view, const Part& part, T* numbers) const {
+    if (!view.data) return;
+    for_each_run(pass_, view, part, [&](const Run& run) {
+      visit_floating(view.dtype, [&](auto element) {
+        const auto* data = static_cast<const decltype(element)*>(view.data) + run.offset;
+        for (int64_t i = 0; i < run.length; ++i)
+          numbers[run.at + i] = convert<T>(data[i * run.stride + rows_.labels[run.at + i] * view.step]);
+      });
+    });
+  }
+  // Writes of every row the slope at its label, and 0 elsewhere.
+  void write_labels(const ClassView& view, const Part& part) const {
+    for_each_run(pass_, view, part, [&](const Run& run) {
+      visit_floating(view.dtype, [&](auto element) {
+        using S = decltype(element);
+        S* const data = static_cast<S*>(view.data) + run.offset;
+        clear(data, run, view.step);
+        for (int64_t i = 0; i < run.length; ++i)
+          data[i * run.stride + rows_.labels[run.at + i] * view.step] = convert<S>(slope_[run.at + i]);
+      });
+    });
+  }
+  // Both kinds of zeros are all bits 0.
+  template <class S>
+  void clear(S* data, const Run& run, int64_t step) const {
+    const int64_t classes = pass_.classes, bytes = classes * int64_t(sizeof(S));
+    if (step == 1 && run.stride == classes)
+      clear_memory(data, run.length * bytes, pass_.count * bytes >= kStreamedBytes);
+    else if (run.stride == 1)
+      for (int64_t c = 0; c < classes; ++c) std::memset(data + c * step, 0, run.length * sizeof(S));
+    else
+      for (int64_t c = 0; c < classes; ++c)
+        for (int64_t i = 0; i < run.length; ++i) data[i * run.stride + c * step] = S();
+  }
+
+  const Pass& pass_;
+  const TileFunction<T> function_;
+  Tile<T> tile_{};
+  RowNumbers<T, kRows> rows_;
+  T input_[kRows] = {}, tangent_[kRows] = {}, slope_[kRows];
+};
+
 template <class T, bool along>
 class Walk {
  public:
@@ -157,20 +254,16 @@ class Walk {
       : pass_(pass),
         function_(functions.of[!pass.labels.data][!along][pass.moving]),
         keeps_(pass.moving || !(pass.gradients[0].data || pass.gradients[1].data) ? 0 : functions.kept),
-        reads_label_only_(functions.reads_label_only),
-        is_sparse_(functions.reads_label_only && !along && pass.gradients[0].data),
         reads_listed_(functions.reads_listed),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {
-    std::fill(std::begin(weight_), std::end(weight_), T(1));
     tile_.classes = pass.classes;
     tile_.weight = static_cast<const T*>(pass.weight);
-    tile_.labels = labels_;
-    tile_.counted = counted_;
-    tile_.factor = factor_;
-    tile_.slope_at_label = is_sparse_ ? slope_at_label_ : nullptr;
-    tile_.value = value_;
+    tile_.labels = rows_.labels;
+    tile_.counted = rows_.counted;
+    tile_.factor = rows_.factor;
+    tile_.value = rows_.value;
     tile_.parameters = pass.parameters;
   }
 
@@ -181,10 +274,10 @@ class Walk {
       for (int64_t row = tiling.begin(block); row < tiling.end(block); row += kLanes) {
         const int64_t left = tiling.end(block) - row;
         find_stretch(pass_, row, left < kLanes ? left : kLanes, part);
-        take_numbers(part);
+        rows_.take(pass_, part, kLanes);
         run_tile(part);
-        sum.add(std::accumulate(value_, value_ + kLanes, 0.0));
-        if (pass_.value.data) store_part(pass_, pass_.value, part, value_);
+        sum.add(std::accumulate(rows_.value, rows_.value + kLanes, 0.0));
+        if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
       }
       sums[block] = value_of(sum);
     }
@@ -194,48 +287,23 @@ class Walk {
  private:
   static constexpr int kLanes = along ? 1 : Lanes<T>::size;
 
-  // (Of all lanes, also those without a row: a loop whose length is known is no loop.)
-  void take_numbers(const Part& part) {
-    if (pass_.row_weight.data) load_part(pass_, pass_.row_weight, part, weight_);
-    for (int k = 0; k < kLanes; ++k) counted_[k] = weight_[k] == 0 ? 0 : 1;
-    if (pass_.labels.data) {
-      load_part(pass_, pass_.labels, part, labels_);
-      for (int k = 0; k < kLanes; ++k) {
-        const bool ignored = labels_[k] == pass_.ignored;
-        counted_[k] = ignored ? 0 : counted_[k];
-        labels_[k] = ignored ? 0 : labels_[k];
-      }
-    }
-    for (int k = 0; k < kLanes; ++k) factor_[k] = T(pass_.scale) * weight_[k];
-    if (!pass_.grad_output.data) return;
-    load_part(pass_, pass_.grad_output, part, value_);
-    for (int k = 0; k < kLanes; ++k) factor_[k] = factor_[k] * value_[k];
-  }
-
   void run_tile(const Part& part) {
-    if (along && counted_[0] == 0) {
-      value_[0] = 0;
+    if (along && rows_.counted[0] == 0) {
+      rows_.value[0] = 0;
       for (auto& gradient : gradients_) gradient.clear(part);
       return;
     }
     read(part);
-    if (!is_sparse_)
-      for (int k = 0; k < kMaxOperands; ++k) tile_.gradients[k] = gradients_[k].target(part);
+    for (int k = 0; k < kMaxOperands; ++k) tile_.gradients[k] = gradients_[k].target(part);
     // (What takes the place of the logits is in a cache already.)
     tile_.streams = gradients_[0].streams() && tile_.gradients[0].data != tile_.operands[0].data;
     for (int k = 0; k < keeps_; ++k) tile_.kept[k] = place_to_keep(k);
     function_(tile_);
-    for (int k = 0; k < kLanes; ++k) value_[k] = k < part.count && counted_[k] != 0 ? weight_[k] * value_[k] : T(0);
-    if (is_sparse_) return gradients_[0].write_at_labels(part, labels_, slope_at_label_);
+    rows_.weigh_values(part.count, kLanes);
     for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile_.gradients[k]);
   }
 
   void read(const Part& part) {
-    if (reads_label_only_) {
-      tile_.input_at_label = operands_[0].at_labels(part, labels_, input_at_label_);
-      tile_.tangent_at_label = tangents_[0].at_labels(part, labels_, tangent_at_label_);
-      return;
-    }
     for (int k = 0; k < kMaxOperands; ++k) {
       tile_.operands[k] = operands_[k].read(part);
       tile_.tangents[k] = tangents_[k].read(part);
@@ -264,31 +332,64 @@ class Walk {
   const Pass& pass_;
   const TileFunction<T> function_;
   const int keeps_;
-  const bool reads_label_only_, is_sparse_, reads_listed_;
+  const bool reads_listed_;
   Buffer<T> kept_[kMaxOperands];
   Buffer<int64_t> listed_;
   Tile<T> tile_{};
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
-  // Of the rows of a tile. Lanes without a row read what a row has left there.
-  T weight_[Lanes<T>::size], counted_[Lanes<T>::size] = {}, factor_[Lanes<T>::size] = {};
-  T value_[Lanes<T>::size] = {}, input_at_label_[Lanes<T>::size] = {}, tangent_at_label_[Lanes<T>::size] = {};
-  T slope_at_label_[Lanes<T>::size];
-  int64_t labels_[Lanes<T>::size] = {};
+  RowNumbers<T, kLanes> rows_;
 };
 
 template <class T>
 void run(const Pass& pass, const FunctionsOf<T>& functions, int64_t begin, int64_t end, double* sums) {
   const Tiling tiling(pass, Lanes<T>::size);
-  if (Tiling::along(pass))
+  if (pass.reads_label_only)
+    LabelWalk<T>(pass, functions).run(tiling, begin, end, sums);
+  else if (Tiling::along(pass))
     Walk<T, true>(pass, functions).run(tiling, begin, end, sums);
   else
     Walk<T, false>(pass, functions).run(tiling, begin, end, sums);
+}
+
+template <class T>
+Count count(const Pass& pass, int64_t first, int64_t rows) {
+  constexpr int64_t kTogether = 256;
+  const bool weighted = pass.weight || pass.row_weight.data;
+  const int64_t ignored = pass.ignored, end = first + rows;
+  const uint64_t classes = pass.classes;
+  Count result{.rows = rows};
+  Sum<double> weight;
+  Part part;
+  int64_t labels[kTogether] = {};
+  double weights[kTogether];
+  for (; first < end; first += kTogether) {
+    find_stretch(pass, first, std::min(kTogether, end - first), part);
+    int64_t outside = 0;
+    if (pass.labels.data) {
+      load_part(pass, pass.labels, part, labels);
+      for (int64_t k = 0; k < part.count; ++k) {
+        result.rows -= labels[k] == ignored;
+        outside += (labels[k] != ignored) & (uint64_t(labels[k]) >= classes);
+      }
+    }
+    result.in_range &= outside == 0;
+    if (!weighted || outside != 0) continue;
+    std::fill_n(weights, part.count, 1.0);
+    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weights);
+    for (int64_t k = 0; k < part.count; ++k) {
+      if ((pass.labels.data && labels[k] == ignored) || weights[k] == 0) continue;
+      weight.add(weights[k] * (pass.labels.data && pass.weight ? static_cast<const T*>(pass.weight)[labels[k]] : T(1)));
+    }
+  }
+  result.weight = weighted ? value_of(weight) : double(result.rows);
+  return result;
 }
 
 }  // namespace
 
 // FUSEDLOSS_ENGINE is the name of this instruction set's engine.
 extern const Engine FUSEDLOSS_ENGINE;
-const Engine FUSEDLOSS_ENGINE{run<float>, run<double>, Lanes<float>::size, Lanes<double>::size};
+const Engine FUSEDLOSS_ENGINE{run<float>,    run<double>,        count<float>,
+                              count<double>, Lanes<float>::size, Lanes<double>::size};
 
 }  // namespace fusedloss::rows

@@ -5,7 +5,6 @@
 //
 //   dense                         whether the target is a number for every class, or a label
 //   kept                          how many numbers of a class it keeps; if none, it need not be there
-//   reads_label_only              that it reads no input but the label's; if it does, it need not be there
 //   stages                        for each stage how terms are combined, and how many there are
 //   Row<V>                        what it knows of a row: RowStart, and what the stages have found
 //   term<stage>(row, at)          the terms of the class `at`

@@ -36,6 +36,8 @@ struct Description {
   bool batchmean = false;
   // What users call the weights of classes and of rows.
   const char *weight = "weight", *row_weight = "sample_weight";
+  // It has an input and a slope that is not 0 at the label only.
+  bool reads_label_only = false;
   // Whether in float64 its formula needs more registers of a GPU than others do. (Formulas say it too, to their
   // kernels.)
   bool heavy = false;
@@ -56,6 +58,7 @@ struct Pass : Extent {
   View value;                    // outputs; the absent ones are not computed
   ClassView gradients[kMaxOperands];
   int64_t ignored = 0;  // rows with this label do not count
+  bool reads_label_only = false;
   bool moving = false;  // along the tangents: derivatives instead of values, and second ones instead of gradients
   double scale = 1;     // multiplies gradients
   const double* parameters = nullptr;
@@ -100,10 +103,10 @@ using TileFunction = void (*)(const Tile<T>&);
 // The tile functions of one loss.
 template <class T>
 struct FunctionsOf {
-  int kept = 0;  // how many numbers of every class are used again when gradients are made
-  // Has an input and a slope that is not 0 at the label only; whether it looks for targets that are not 0.
-  bool reads_label_only = false, reads_listed = false;
-  // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
+  int kept = 0;               // how many numbers of every class are used again when gradients are made
+  bool reads_listed = false;  // whether it looks for targets that are not 0
+  // Whether the target is dense; whether there is a row in each lane, as always where the label only is read; whether
+  // they move along tangents.
   TileFunction<T> of[2][2][2] = {};
 };
 struct TileFunctions {
@@ -111,11 +114,20 @@ struct TileFunctions {
   FunctionsOf<double> of_double;
 };
 
-// Runs the blocks [begin, end) of a pass in float or double and puts each one's sum of weighted values into
-// sums[block].
+// What a look at the labels of some rows tells.
+struct Count {
+  double weight = 0;  // of the rows that count: the row's own times that of its class
+  int64_t rows = 0;   // that count
+  bool in_range = true;
+};
+
+// For passes in float and in double. `run` computes the blocks [begin, end) and puts each one's sum of weighted values
+// into sums[block]; `count` looks at `rows` rows from `first` on.
 struct Engine {
   void (*run_float)(const Pass&, const FunctionsOf<float>&, int64_t begin, int64_t end, double* sums);
   void (*run_double)(const Pass&, const FunctionsOf<double>&, int64_t begin, int64_t end, double* sums);
+  Count (*count_float)(const Pass&, int64_t first, int64_t rows);
+  Count (*count_double)(const Pass&, int64_t first, int64_t rows);
   int float_lanes, double_lanes;
 };
 

@@ -7,7 +7,6 @@
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
-#include "core/runs.h"
 #include "core/sum.h"
 #include "rows/device_pass.h"
 #include "rows/op.h"
@@ -102,13 +101,6 @@ Checked check(const Description& about, const Arguments& a) {
 namespace kernels {
 namespace {
 
-// What a look at all labels before the pass tells.
-struct Count {
-  double weight = 0;  // of the rows that count: the row's own times that of its class
-  int64_t rows = 0;   // that count
-  bool in_range = true;
-};
-
 // The checked arguments of one call, and the pass that is being put together from them.
 class Call {
  public:
@@ -123,6 +115,7 @@ class Call {
     show(a.sample_weight, pass_.row_weight);
     pass_.parameters = a.parameters.data();
     pass_.ignored = a.ignore_index;
+    pass_.reads_label_only = about_.reads_label_only;
     if (!computes()) return;
     pass_.classes = a.operands[0].size(known_.axis);
     if (!a.weight.defined()) return;
@@ -283,9 +276,11 @@ class Call {
   Count count() const {
     constexpr int64_t kBlock = 1 << 12;
     const int64_t blocks = (pass_.count + kBlock - 1) / kBlock;
+    const auto engine_count = known_.compute == at::kDouble ? engine().count_double : engine().count_float;
     std::vector<Count> counts(blocks);
     at::parallel_for(0, blocks, /*grain_size=*/4, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) counts[block] = count(block * kBlock, kBlock);
+      for (int64_t block = begin; block < end; ++block)
+        counts[block] = engine_count(pass_, block * kBlock, std::min(kBlock, pass_.count - block * kBlock));
     });
     Count all;
     Sum<double> weight;
@@ -296,38 +291,6 @@ class Call {
     }
     all.weight = value_of(weight);
     return all;
-  }
-  Count count(int64_t start, int64_t most) const {
-    constexpr int64_t kTogether = 256;
-    const bool weighted = pass_.weight || pass_.row_weight.data;
-    Count result;
-    Sum<double> weight;
-    Part part;
-    int64_t labels[kTogether] = {};
-    double weights[kTogether];
-    const int64_t end = std::min(start + most, pass_.count);
-    for (; start < end; start += kTogether) {
-      find_stretch(pass_, start, std::min(kTogether, end - start), part);
-      if (pass_.labels.data) load_part(pass_, pass_.labels, part, labels);
-      std::fill_n(weights, part.count, 1.0);
-      if (pass_.row_weight.data) load_part(pass_, pass_.row_weight, part, weights);
-      for (int64_t k = 0; k < part.count; ++k) {
-        if (pass_.labels.data && labels[k] == pass_.ignored) continue;
-        if (uint64_t(labels[k]) >= uint64_t(pass_.classes) && pass_.labels.data) {
-          result.in_range = false;
-          continue;
-        }
-        ++result.rows;
-        if (weighted && weights[k] != 0) weight.add(weights[k] * (pass_.labels.data ? class_weight(labels[k]) : 1));
-      }
-    }
-    result.weight = weighted ? value_of(weight) : double(result.rows);
-    return result;
-  }
-  double class_weight(int64_t label) const {
-    if (!pass_.weight) return 1;
-    if (known_.compute == at::kDouble) return static_cast<const double*>(pass_.weight)[label];
-    return static_cast<const float*>(pass_.weight)[label];
   }
 
   // Looks the label up again in the target's own order, to name it by its index.

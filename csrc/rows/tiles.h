@@ -8,7 +8,8 @@ namespace fusedloss::rows {
 class Tiling {
  public:
   // `lanes` is how many rows a register holds.
-  Tiling(const Pass& pass, int lanes) : count_(pass.count), in_block_(along(pass) ? 1 : lanes) {
+  Tiling(const Pass& pass, int lanes)
+      : count_(pass.count), in_block_(along(pass) || pass.reads_label_only ? 1 : lanes) {
     const int64_t in_tile = pass.classes * in_block_;
     if (in_tile < kElementsInBlock) in_block_ *= kElementsInBlock / (in_tile + 1) + 1;
     elements_in_block_ = pass.classes * in_block_;

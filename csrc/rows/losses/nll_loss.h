@@ -9,8 +9,8 @@
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 struct NllLoss {
-  static constexpr Description about{.name = "nll_loss", .weighted_mean = true};
-  static constexpr bool dense = false, reads_label_only = true;
+  static constexpr Description about{.name = "nll_loss", .weighted_mean = true, .reads_label_only = true};
+  static constexpr bool dense = false;
   static constexpr std::array<Stage, 0> stages{};
 
   template <class V>
