@@ -46,10 +46,10 @@ class Stream {
   Block read(const Part& part) {
     if (!view_.data) return {};
     const Rows rows = find(part);
-    if (is_tile(rows)) return {rows.first, view_.step};
+    if (is_tile(rows)) return {memory() + rows.offset, view_.step};
     const Block block = buffer();
     if (is_square(rows))
-      load_across<Lanes<T>>(rows.first, rows.stride, pass_.classes, block.data);
+      load_square(rows, block);
     else
       for_each_run(pass_, view_, part, [&](const Run& run) {
         visit(view_.dtype, [&](auto element) {
@@ -62,13 +62,13 @@ class Stream {
   Block target(const Part& part) {
     if (!view_.data) return {};
     const Rows rows = find(part);
-    return is_tile(rows) ? Block{rows.first, view_.step} : buffer();
+    return is_tile(rows) ? Block{memory() + rows.offset, view_.step} : buffer();
   }
   void write(const Part& part, const Block& block) {
     if (!block.data || block.data != buffer_.data()) return;
     const Rows rows = find(part);
     if (is_square(rows))
-      store_across<Lanes<T>>(block.data, rows.first, rows.stride, pass_.classes);
+      store_square(block, rows);
     else
       for_each_run(pass_, view_, part, [&](const Run& run) {
         visit_floating(view_.dtype, [&](auto element) {
@@ -76,10 +76,13 @@ class Stream {
         });
       });
   }
-  // Whether all of it is in place, and so large that nothing of it would be left in a cache when it is read.
+  // Whether all of it is in place, and so large that nothing of it would be left in a cache when it is read. (A line of
+  // a cache that two rows share is slow to stream: rows must have none, or be long.)
   bool streams() const {
-    return kStreams && along && view_.data && view_.dtype == kNative<T> && view_.step == 1 &&
-           pass_.count * pass_.classes * int64_t(sizeof(T)) >= kStreamedBytes;
+    constexpr int64_t kLine = 64, kLong = 32 * 1024;
+    const int64_t row = pass_.classes * sizeof(T);
+    return kStreams && along && view_.data && is_native() && view_.step == 1 && (row % kLine == 0 || row >= kLong) &&
+           pass_.count * row >= kStreamedBytes;
   }
   void clear(const Part& part) {
     const Block block = target(part);
@@ -90,24 +93,47 @@ class Stream {
  private:
   static constexpr int kLanes = along ? 1 : Lanes<T>::size;
 
-  // The rows of a part in memory, if they are as many as a tile has, at one distance, and of a tile's type; else null.
+  bool is_native() const { return view_.dtype == kNative<T>; }
+  T* memory() const { return static_cast<T*>(view_.data); }
+
+  // The rows of a part in memory, if they are as many as a tile has, at one distance.
   struct Rows {
-    T* first = nullptr;
-    int64_t stride = 0;
+    bool found = false;
+    int64_t offset = 0, stride = 0;
   };
   Rows find(const Part& part) const {
     Rows rows;
-    if (view_.dtype != kNative<T> || part.count != kLanes) return rows;
+    if (part.count != kLanes) return rows;
     if (pass_.dims == 1)
-      rows = {static_cast<T*>(view_.data) + part.start * view_.strides[0], view_.strides[0]};
+      rows = {true, part.start * view_.strides[0], view_.strides[0]};
     else
       for_each_run(pass_, view_, part, [&](const Run& run) {
-        if (run.length == kLanes) rows = {static_cast<T*>(view_.data) + run.offset, run.stride};
+        if (run.length == kLanes) rows = {true, run.offset, run.stride};
       });
     return rows;
   }
-  bool is_tile(const Rows& rows) const { return rows.first && (along ? view_.step : rows.stride) == 1; }
-  bool is_square(const Rows& rows) const { return !along && rows.first && view_.step == 1 && pass_.classes >= kLanes; }
+  bool is_tile(const Rows& rows) const { return rows.found && is_native() && (along ? view_.step : rows.stride) == 1; }
+  bool is_square(const Rows& rows) const { return !along && rows.found && view_.step == 1 && pass_.classes >= kLanes; }
+
+  // Rows of another type are converted first, as they lie: each is a stretch of memory.
+  void load_square(const Rows& rows, const Block& block) {
+    if (is_native()) return load_across<Lanes<T>>(memory() + rows.offset, rows.stride, pass_.classes, block.data);
+    T* const converted = converted_.of(pass_.classes * kLanes);
+    visit(view_.dtype,
+          [&](auto element) { load_grid(static_cast<const decltype(element)*>(view_.data), converted, lying(rows)); });
+    load_across<Lanes<T>>(converted, pass_.classes, pass_.classes, block.data);
+  }
+  void store_square(const Block& block, const Rows& rows) {
+    if (is_native()) return store_across<Lanes<T>>(block.data, memory() + rows.offset, rows.stride, pass_.classes);
+    T* const converted = converted_.of(pass_.classes * kLanes);
+    store_across<Lanes<T>>(block.data, converted, pass_.classes, pass_.classes);
+    visit_floating(view_.dtype, [&](auto element) {
+      store_grid(converted, static_cast<decltype(element)*>(view_.data), lying(rows));
+    });
+  }
+  Grid lying(const Rows& rows) const {
+    return {{rows.offset, 1, 0, 1, pass_.classes}, kLanes, rows.stride, pass_.classes};
+  }
   // All classes of rows: of the one row, or those of one class each.
   Grid classes_of(const Run& rows) const {
     if (along) return {{rows.offset, view_.step, 0, 1, pass_.classes}, 1, 0, 0};
@@ -117,7 +143,7 @@ class Stream {
 
   const Pass& pass_;
   const ClassView& view_;
-  Buffer<T> buffer_;
+  Buffer<T> buffer_, converted_;
 };
 
 // What is known of some rows, and their values. Those without a row read what a row has left there.
@@ -376,10 +402,12 @@ Count count(const Pass& pass, int64_t first, int64_t rows) {
     if (!weighted || outside != 0) continue;
     std::fill_n(weights, part.count, 1.0);
     if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weights);
+    double some = 0;
     for (int64_t k = 0; k < part.count; ++k) {
       if ((pass.labels.data && labels[k] == ignored) || weights[k] == 0) continue;
-      weight.add(weights[k] * (pass.labels.data && pass.weight ? static_cast<const T*>(pass.weight)[labels[k]] : T(1)));
+      some += weights[k] * (pass.labels.data && pass.weight ? static_cast<const T*>(pass.weight)[labels[k]] : T(1));
     }
+    weight.add(some);
   }
   result.weight = weighted ? value_of(weight) : double(result.rows);
   return result;

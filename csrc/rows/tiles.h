@@ -27,7 +27,7 @@ class Tiling {
 
  private:
   static constexpr int64_t kElementsInBlock = 1 << 14;
-  static constexpr int64_t kShort = 64;
+  static constexpr int64_t kShort = 256;
 
   int64_t count_, in_block_, elements_in_block_;  // in_block_: rows
 };
