@@ -36,14 +36,18 @@ FUSEDLOSS_INLINE void each_square(int64_t columns, Use use) {
     use(first + V::size <= columns ? first : columns - V::size);
 }
 
-// From as many rows as a register has lanes, `stride` apart in memory, to a tile.
+// From as many rows as a register has lanes, `stride` apart in memory, to a tile. (Both ways the memory after that is
+// asked for: the processor does not see by itself where so many rows go on.)
 template <class V>
 [[gnu::noinline]] void load_across(const typename V::Scalar* rows, int64_t stride, int64_t columns,
                                    typename V::Scalar* tile) {
   each_square<V>(columns, [&](int64_t first) {
     V x[V::size];
 #pragma GCC unroll 16
-    for (int i = 0; i < V::size; ++i) x[i] = V::load(rows + i * stride + first);
+    for (int i = 0; i < V::size; ++i) {
+      x[i] = V::load(rows + i * stride + first);
+      __builtin_prefetch(rows + (V::size + i) * stride + first);
+    }
     transpose(x);
 #pragma GCC unroll 16
     for (int i = 0; i < V::size; ++i) x[i].store(tile + (first + i) * V::size);
@@ -60,7 +64,10 @@ template <class V>
     for (int i = 0; i < V::size; ++i) x[i] = V::load(tile + (first + i) * V::size);
     transpose(x);
 #pragma GCC unroll 16
-    for (int i = 0; i < V::size; ++i) x[i].store(rows + i * stride + first);
+    for (int i = 0; i < V::size; ++i) {
+      x[i].store(rows + i * stride + first);
+      __builtin_prefetch(rows + (V::size + i) * stride + first, /*write=*/1);
+    }
   });
 }
 

@@ -51,6 +51,7 @@ struct ClassView : View {
 // One pass over all rows; the extent is that of the rows.
 struct Pass : Extent {
   int64_t classes = 0;
+  int64_t few_classes = 0;  // so many are taken one after another, for many rows at once
   ClassView operands[kMaxOperands], tangents[kMaxOperands];
   View labels;                   // of every row, absent if the target is dense
   const void* weight = nullptr;  // of every class, dense and of the type of the computation; null if all are 1

@@ -116,6 +116,8 @@ class Call {
     pass_.parameters = a.parameters.data();
     pass_.ignored = a.ignore_index;
     pass_.reads_label_only = about_.reads_label_only;
+    // (Measured. Rows across must fit into the first cache; lists are looked up class by class.)
+    pass_.few_classes = about_.targets == Targets::lists ? 64 : known_.dense ? 128 : 256;
     if (!computes()) return;
     pass_.classes = a.operands[0].size(known_.axis);
     if (!a.weight.defined()) return;

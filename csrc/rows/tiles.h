@@ -17,7 +17,7 @@ class Tiling {
 
   // Whether a tile is one row, whose classes are taken many at once: where they lie one after another, and are so many
   // that what is done once for a row does not matter.
-  static bool along(const Pass& pass) { return pass.operands[0].step == 1 && pass.classes > kShort; }
+  static bool along(const Pass& pass) { return pass.operands[0].step == 1 && pass.classes > pass.few_classes; }
 
   int64_t blocks() const { return (count_ + in_block_ - 1) / in_block_; }
   // Below this a second thread costs more than it brings.
@@ -27,7 +27,6 @@ class Tiling {
 
  private:
   static constexpr int64_t kElementsInBlock = 1 << 14;
-  static constexpr int64_t kShort = 256;
 
   int64_t count_, in_block_, elements_in_block_;  // in_block_: rows
 };
