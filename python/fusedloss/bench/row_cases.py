@@ -115,6 +115,7 @@ def rows(threads: int, quick: bool, device: Device) -> Iterator[Row]:
 
     yield row(CROSS_ENTROPY, 4096, 32000)
     yield row(CROSS_ENTROPY, 65536, 1000)
+    yield row(CROSS_ENTROPY, 65536, 100)
     yield row(CROSS_ENTROPY, MILLION, 21)
     yield row(CROSS_ENTROPY, 4, 21, 512, 512)
     yield row(CROSS_ENTROPY, MILLION, 2)
@@ -123,7 +124,7 @@ def rows(threads: int, quick: bool, device: Device) -> Iterator[Row]:
     yield row(WITH_SMOOTHING_AND_WEIGHT, 4096, 32000)
     yield row(DISTILLATION, 8192, 8192)
     for loss in OTHERS:
-        for shape in ((64, 10), (4096, 1000)):
+        for shape in ((64, 10), (65536, 100), (4096, 1000)):
             yield row(loss, *shape)
     yield row(CROSS_ENTROPY, 4096, 32000, case="rows-bfloat16", dtype=torch.bfloat16)
     for power in (1, 5, 9, 13, 17) if quick else range(1, 18):
