@@ -11,6 +11,8 @@
 #include "core/stream.h"
 #include "core/sum.h"
 #include "core/transpose.h"
+#include "rows/label_walk.h"
+#include "rows/row_numbers.h"
 #include "rows/tiles.h"
 
 namespace fusedloss::rows {
@@ -146,133 +148,6 @@ class Stream {
   Buffer<T> buffer_, converted_;
 };
 
-// What is known of some rows, and their values. Those without a row read what a row has left there.
-template <class T, int most>
-struct RowNumbers {
-  // (In whole registers: one that lies in two lines of a cache takes twice the time.)
-  alignas(64) T weight[most], counted[most] = {}, factor[most] = {}, value[most] = {};
-  alignas(64) int64_t labels[most] = {};
-
-  RowNumbers() { std::fill(std::begin(weight), std::end(weight), T(1)); }
-
-  // `count` is that of the rows, or above it: a loop whose length is known may be no loop.
-  void take(const Pass& pass, const Part& part, int64_t count) {
-    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weight);
-    for (int64_t k = 0; k < count; ++k) counted[k] = weight[k] == 0 ? 0 : 1;
-    if (pass.labels.data) {
-      load_part(pass, pass.labels, part, labels);
-      for (int64_t k = 0; k < count; ++k) {
-        const bool ignored = labels[k] == pass.ignored;
-        counted[k] = ignored ? 0 : counted[k];
-        labels[k] = ignored ? 0 : labels[k];
-      }
-    }
-    for (int64_t k = 0; k < count; ++k) factor[k] = T(pass.scale) * weight[k];
-    if (!pass.grad_output.data) return;
-    load_part(pass, pass.grad_output, part, value);
-    for (int64_t k = 0; k < count; ++k) factor[k] = factor[k] * value[k];
-  }
-  // Values of rows that do not count become 0, and of `count` those beyond the `rows` that there are.
-  void weigh_values(int64_t rows, int64_t count) {
-    for (int64_t k = 0; k < count; ++k) value[k] = k < rows && counted[k] != 0 ? weight[k] * value[k] : T(0);
-  }
-};
-
-// The walk of losses that read the label's input only, and have no slope elsewhere: many rows at once, so that the
-// processor does not wait for one input after another.
-template <class T>
-class LabelWalk {
- public:
-  LabelWalk(const Pass& pass, const FunctionsOf<T>& functions)
-      : pass_(pass), function_(functions.of[false][true][pass.moving]) {
-    tile_.classes = pass.classes;
-    tile_.weight = static_cast<const T*>(pass.weight);
-    tile_.parameters = pass.parameters;
-  }
-
-  void run(const Tiling& tiling, int64_t begin, int64_t end, double* sums) {
-    for (int64_t block = begin; block < end; ++block) {
-      Sum<double> sum;
-      for (int64_t row = tiling.begin(block); row < tiling.end(block); row += kRows)
-        sum.add(run_rows(row, std::min(kRows, tiling.end(block) - row)));
-      sums[block] = value_of(sum);
-    }
-    finish_streams();
-  }
-
- private:
-  static constexpr int64_t kRows = 1024, kLanes = Lanes<T>::size;
-
-  double run_rows(int64_t start, int64_t count) {
-    Part part;
-    find_stretch(pass_, start, count, part);
-    const int64_t in_registers = (count + kLanes - 1) / kLanes * kLanes;
-    rows_.take(pass_, part, in_registers);
-    read_labels(pass_.operands[0], part, input_);
-    read_labels(pass_.tangents[0], part, tangent_);
-    for (int64_t first = 0; first < count; first += kLanes) run_tile(first);
-    rows_.weigh_values(count, in_registers);
-    if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
-    if (pass_.gradients[0].data) write_labels(pass_.gradients[0], part);
-    double sums[kLanes] = {};
-    for (int64_t first = 0; first < count; first += kLanes)
-      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += rows_.value[first + lane];
-    return std::accumulate(sums, sums + kLanes, 0.0);
-  }
-  void run_tile(int64_t first) {
-    tile_.labels = rows_.labels + first;
-    tile_.counted = rows_.counted + first;
-    tile_.factor = rows_.factor + first;
-    tile_.value = rows_.value + first;
-    tile_.input_at_label = input_ + first;
-    tile_.tangent_at_label = pass_.tangents[0].data ? tangent_ + first : nullptr;
-    tile_.slope_at_label = pass_.gradients[0].data ? slope_ + first : nullptr;
-    function_(tile_);
-  }
-
-  // Of every row the number at its label; of a row that is ignored, any.
-  void read_labels(const ClassView& view, const Part& part, T* numbers) const {
-    if (!view.data) return;
-    for_each_run(pass_, view, part, [&](const Run& run) {
-      visit_floating(view.dtype, [&](auto element) {
-        const auto* data = static_cast<const decltype(element)*>(view.data) + run.offset;
-        for (int64_t i = 0; i < run.length; ++i)
-          numbers[run.at + i] = convert<T>(data[i * run.stride + rows_.labels[run.at + i] * view.step]);
-      });
-    });
-  }
-  // Writes of every row the slope at its label, and 0 elsewhere.
-  void write_labels(const ClassView& view, const Part& part) const {
-    for_each_run(pass_, view, part, [&](const Run& run) {
-      visit_floating(view.dtype, [&](auto element) {
-        using S = decltype(element);
-        S* const data = static_cast<S*>(view.data) + run.offset;
-        clear(data, run, view.step);
-        for (int64_t i = 0; i < run.length; ++i)
-          data[i * run.stride + rows_.labels[run.at + i] * view.step] = convert<S>(slope_[run.at + i]);
-      });
-    });
-  }
-  // Both kinds of zeros are all bits 0.
-  template <class S>
-  void clear(S* data, const Run& run, int64_t step) const {
-    const int64_t classes = pass_.classes, bytes = classes * int64_t(sizeof(S));
-    if (step == 1 && run.stride == classes)
-      clear_memory(data, run.length * bytes, pass_.count * bytes >= kStreamedBytes);
-    else if (run.stride == 1)
-      for (int64_t c = 0; c < classes; ++c) std::memset(data + c * step, 0, run.length * sizeof(S));
-    else
-      for (int64_t c = 0; c < classes; ++c)
-        for (int64_t i = 0; i < run.length; ++i) data[i * run.stride + c * step] = S();
-  }
-
-  const Pass& pass_;
-  const TileFunction<T> function_;
-  Tile<T> tile_{};
-  RowNumbers<T, kRows> rows_;
-  T input_[kRows] = {}, tangent_[kRows] = {}, slope_[kRows];
-};
-
 template <class T, bool along>
 class Walk {
  public:
@@ -375,42 +250,6 @@ void run(const Pass& pass, const FunctionsOf<T>& functions, int64_t begin, int64
     Walk<T, true>(pass, functions).run(tiling, begin, end, sums);
   else
     Walk<T, false>(pass, functions).run(tiling, begin, end, sums);
-}
-
-template <class T>
-Count count(const Pass& pass, int64_t first, int64_t rows) {
-  constexpr int64_t kTogether = 256;
-  const bool weighted = pass.weight || pass.row_weight.data;
-  const int64_t ignored = pass.ignored, end = first + rows;
-  const uint64_t classes = pass.classes;
-  Count result{.rows = rows};
-  Sum<double> weight;
-  Part part;
-  int64_t labels[kTogether] = {};
-  double weights[kTogether];
-  for (; first < end; first += kTogether) {
-    find_stretch(pass, first, std::min(kTogether, end - first), part);
-    int64_t outside = 0;
-    if (pass.labels.data) {
-      load_part(pass, pass.labels, part, labels);
-      for (int64_t k = 0; k < part.count; ++k) {
-        result.rows -= labels[k] == ignored;
-        outside += (labels[k] != ignored) & (uint64_t(labels[k]) >= classes);
-      }
-    }
-    result.in_range &= outside == 0;
-    if (!weighted || outside != 0) continue;
-    std::fill_n(weights, part.count, 1.0);
-    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weights);
-    double some = 0;
-    for (int64_t k = 0; k < part.count; ++k) {
-      if ((pass.labels.data && labels[k] == ignored) || weights[k] == 0) continue;
-      some += weights[k] * (pass.labels.data && pass.weight ? static_cast<const T*>(pass.weight)[labels[k]] : T(1));
-    }
-    weight.add(some);
-  }
-  result.weight = weighted ? value_of(weight) : double(result.rows);
-  return result;
 }
 
 }  // namespace

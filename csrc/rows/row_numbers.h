@@ -1,0 +1,81 @@
+// What is known of rows beside their classes: labels, weights, and whether they count.
+#pragma once
+#include <algorithm>
+#include <iterator>
+
+#include "core/runs.h"
+#include "core/sum.h"
+#include "rows/kernel.h"
+
+namespace fusedloss::rows::inline FUSEDLOSS_SET {
+
+// Of some rows, and their values. Those without a row read what a row has left there.
+template <class T, int most>
+struct RowNumbers {
+  // (In whole registers: one that lies in two lines of a cache takes twice the time.)
+  alignas(64) T weight[most], counted[most] = {}, factor[most] = {}, value[most] = {};
+  alignas(64) int64_t labels[most] = {};
+
+  RowNumbers() { std::fill(std::begin(weight), std::end(weight), T(1)); }
+
+  // `count` is that of the rows, or above it: a loop whose length is known may be no loop.
+  void take(const Pass& pass, const Part& part, int64_t count) {
+    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weight);
+    for (int64_t k = 0; k < count; ++k) counted[k] = weight[k] == 0 ? 0 : 1;
+    if (pass.labels.data) {
+      load_part(pass, pass.labels, part, labels);
+      for (int64_t k = 0; k < count; ++k) {
+        const bool ignored = labels[k] == pass.ignored;
+        counted[k] = ignored ? 0 : counted[k];
+        labels[k] = ignored ? 0 : labels[k];
+      }
+    }
+    for (int64_t k = 0; k < count; ++k) factor[k] = T(pass.scale) * weight[k];
+    if (!pass.grad_output.data) return;
+    load_part(pass, pass.grad_output, part, value);
+    for (int64_t k = 0; k < count; ++k) factor[k] = factor[k] * value[k];
+  }
+  // Values of rows that do not count become 0, and of `count` those beyond the `rows` that there are.
+  void weigh_values(int64_t rows, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) value[k] = k < rows && counted[k] != 0 ? weight[k] * value[k] : T(0);
+  }
+};
+
+// A look at labels and weights of some rows, before anything is computed.
+template <class T>
+Count count(const Pass& pass, int64_t first, int64_t rows) {
+  constexpr int64_t kTogether = 256;
+  const bool weighted = pass.weight || pass.row_weight.data;
+  const int64_t ignored = pass.ignored, end = first + rows;
+  const uint64_t classes = pass.classes;
+  Count result{.rows = rows};
+  Sum<double> weight;
+  Part part;
+  int64_t labels[kTogether] = {};
+  double weights[kTogether];
+  for (; first < end; first += kTogether) {
+    find_stretch(pass, first, std::min(kTogether, end - first), part);
+    int64_t outside = 0;
+    if (pass.labels.data) {
+      load_part(pass, pass.labels, part, labels);
+      for (int64_t k = 0; k < part.count; ++k) {
+        result.rows -= labels[k] == ignored;
+        outside += (labels[k] != ignored) & (uint64_t(labels[k]) >= classes);
+      }
+    }
+    result.in_range &= outside == 0;
+    if (!weighted || outside != 0) continue;
+    std::fill_n(weights, part.count, 1.0);
+    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weights);
+    double some = 0;
+    for (int64_t k = 0; k < part.count; ++k) {
+      if ((pass.labels.data && labels[k] == ignored) || weights[k] == 0) continue;
+      some += weights[k] * (pass.labels.data && pass.weight ? static_cast<const T*>(pass.weight)[labels[k]] : T(1));
+    }
+    weight.add(some);
+  }
+  result.weight = weighted ? value_of(weight) : double(result.rows);
+  return result;
+}
+
+}  // namespace fusedloss::rows::inline FUSEDLOSS_SET
