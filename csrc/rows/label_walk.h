@@ -2,7 +2,6 @@
 // that the processor does not wait for one input after another.
 #pragma once
 #include <cstring>
-#include <numeric>
 
 #include "core/lanes.h"
 #include "core/stream.h"
@@ -25,7 +24,7 @@ class LabelWalk {
     for (int64_t block = begin; block < end; ++block) {
       Sum<double> sum;
       for (int64_t row = tiling.begin(block); row < tiling.end(block); row += kRows)
-        sum.add(run_rows(row, std::min(kRows, tiling.end(block) - row)));
+        run_rows(row, std::min(kRows, tiling.end(block) - row), sum);
       sums[block] = value_of(sum);
     }
     finish_streams();
@@ -36,7 +35,7 @@ class LabelWalk {
   // Zeros of so many bytes may stay in a cache: hardly anything is read beside them.
   static constexpr int64_t kMostCleared = 4 * kStreamedBytes;
 
-  double run_rows(int64_t start, int64_t count) {
+  void run_rows(int64_t start, int64_t count, Sum<double>& sum) {
     Part part;
     find_stretch(pass_, start, count, part);
     const int64_t in_registers = (count + kLanes - 1) / kLanes * kLanes;
@@ -47,10 +46,7 @@ class LabelWalk {
     rows_.weigh_values(count, in_registers);
     if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
     if (pass_.gradients[0].data) write_labels(pass_.gradients[0], part);
-    double sums[kLanes] = {};
-    for (int64_t first = 0; first < count; first += kLanes)
-      for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += rows_.value[first + lane];
-    return std::accumulate(sums, sums + kLanes, 0.0);
+    add_registers(rows_.value, in_registers, sum);
   }
   void run_tile(int64_t first) {
     tile_.labels = rows_.labels + first;

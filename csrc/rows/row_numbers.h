@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "core/lanes.h"
 #include "core/runs.h"
 #include "core/sum.h"
 #include "rows/kernel.h"
@@ -41,6 +42,16 @@ struct RowNumbers {
   }
 };
 
+// Adds numbers that fill whole registers.
+template <class T>
+void add_registers(const T* x, int64_t count, Sum<double>& sum) {
+  using V = Lanes<T>;
+  Sum<V> lanes;
+  for (int64_t i = 0; i < count; i += V::size) lanes.add(V::load(x + i));
+  for (int lane = 0; lane < V::size; ++lane)
+    sum.add(value_of({double(lanes.total.raw[lane]), double(lanes.lost.raw[lane])}));
+}
+
 // A look at labels and weights of some rows, before anything is computed.
 template <class T>
 Count count(const Pass& pass, int64_t first, int64_t rows) {
@@ -66,13 +77,14 @@ Count count(const Pass& pass, int64_t first, int64_t rows) {
     result.in_range &= outside == 0;
     if (!weighted || outside != 0) continue;
     std::fill_n(weights, part.count, 1.0);
+    std::fill(weights + part.count, std::end(weights), 0.0);
     if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weights);
-    double some = 0;
-    for (int64_t k = 0; k < part.count; ++k) {
-      if ((pass.labels.data && labels[k] == ignored) || weights[k] == 0) continue;
-      some += weights[k] * (pass.labels.data && pass.weight ? static_cast<const T*>(pass.weight)[labels[k]] : T(1));
-    }
-    weight.add(some);
+    for (int64_t k = 0; k < part.count; ++k)
+      if ((pass.labels.data && labels[k] == ignored) || weights[k] == 0)
+        weights[k] = 0;
+      else if (pass.labels.data && pass.weight)
+        weights[k] *= static_cast<const T*>(pass.weight)[labels[k]];
+    add_registers(weights, kTogether, weight);
   }
   result.weight = weighted ? value_of(weight) : double(result.rows);
   return result;
