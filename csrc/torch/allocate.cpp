@@ -7,7 +7,6 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/strides.h>
 
-#include <cstdlib>
 #include <mutex>
 #include <utility>
 
@@ -40,11 +39,7 @@ class LargeBlocks {
       if (lock && kept_bytes_ == bytes) data = std::exchange(kept_, nullptr);
       if (data) kept_bytes_ = 0;
     }
-    if (!data) {
-      data = std::aligned_alloc(kHugePage, bytes);
-      TORCH_CHECK(data, "fusedloss: no memory for a result of ", bytes, " bytes");
-      madvise(data, bytes, MADV_HUGEPAGE);
-    }
+    if (!data) data = fresh(bytes);
     c10::profiledCPUMemoryReporter().New(data, bytes);
     return data;
   }
@@ -53,12 +48,24 @@ class LargeBlocks {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (lock && madvise(data, bytes, MADV_FREE) == 0) {
       std::swap(kept_, data);
-      kept_bytes_ = bytes;
+      std::swap(kept_bytes_, bytes);
     }
-    std::free(data);
+    if (data) munmap(data, bytes);
   }
 
  private:
+  // Not of malloc's, which may have used it before, as small pages: they would stay small.
+  static void* fresh(size_t bytes) {
+    void* const found = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    TORCH_CHECK(found != MAP_FAILED, "fusedloss: no memory for a result of ", bytes, " bytes");
+    char* const start = static_cast<char*>(found);
+    const size_t before = -reinterpret_cast<uintptr_t>(start) % kHugePage;
+    if (before > 0) munmap(start, before);
+    munmap(start + before + bytes, kHugePage - before);
+    madvise(start + before, bytes, MADV_HUGEPAGE);
+    return start + before;
+  }
+
   std::mutex mutex_;
   void* kept_ = nullptr;
   size_t kept_bytes_ = 0;
