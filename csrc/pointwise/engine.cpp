@@ -67,10 +67,10 @@ void stream_box(const Pass& pass, const View& view, const Part& part, const T* b
       S* const data = static_cast<S*>(view.data) + run.offset;
       if (run.stride != 1 || reinterpret_cast<uintptr_t>(data) % 64 != 0 || run.length * sizeof(S) % 64 != 0) {
         store_run(buffer, static_cast<S*>(view.data), run);
-        continue;
+      } else {
+        store_run(buffer, row, Run{0, 1, run.at, run.step, run.length});
+        stream_memory(row, data, run.length * sizeof(S));
       }
-      store_run(buffer, row, Run{0, 1, run.at, run.step, run.length});
-      stream_memory(row, data, run.length * sizeof(S));
     }
   });
 }
