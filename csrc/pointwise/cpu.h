@@ -7,7 +7,8 @@
 
 namespace fusedloss::pointwise::inline FUSEDLOSS_SET {
 
-// The lanes of a tile from i on.
+// The lanes of a tile from i on. What is seldom there is said to be, so that the way without it has no jumps: they
+// cost small tensors more than the arithmetic does.
 template <class T>
 class TileAccess {
  public:
@@ -20,17 +21,21 @@ class TileAccess {
   FUSEDLOSS_INLINE V grad_output() const { return V::load(tile_.grad_output + i_); }
   FUSEDLOSS_INLINE V scale() const { return tile_.scale; }
   FUSEDLOSS_INLINE bool has_tangent(int k) const { return tile_.tangents[k]; }
-  FUSEDLOSS_INLINE bool has_weight() const { return tile_.weight; }
-  FUSEDLOSS_INLINE bool has_grad_output() const { return tile_.grad_output; }
+  FUSEDLOSS_INLINE bool has_weight() const { return seldom(tile_.weight); }
+  FUSEDLOSS_INLINE bool has_grad_output() const { return seldom(tile_.grad_output); }
   FUSEDLOSS_INLINE void value(V x) {
-    if (tile_.value) put(x, tile_.value, tile_.streams_value);
+    if (seldom(tile_.value)) put(x, tile_.value, tile_.streams_value);
   }
-  FUSEDLOSS_INLINE bool wants_gradient(int k) const { return tile_.gradients[k]; }
+  FUSEDLOSS_INLINE bool wants_gradient(int k) const {
+    return k == 0 ? usual(tile_.gradients[0]) : seldom(tile_.gradients[k]);
+  }
   FUSEDLOSS_INLINE void gradient(int k, V x) { put(x, tile_.gradients[k], tile_.streams_gradients[k]); }
 
  private:
+  FUSEDLOSS_INLINE static bool usual(bool condition) { return __builtin_expect(condition, true); }
+  FUSEDLOSS_INLINE static bool seldom(bool condition) { return __builtin_expect(condition, false); }
   FUSEDLOSS_INLINE void put(V x, T* data, bool streams) {
-    if (streams)
+    if (seldom(streams))
       stream(x, data + i_);
     else
       x.store(data + i_);
@@ -42,7 +47,7 @@ class TileAccess {
 
 // The lanes of a sum as one number.
 template <class T>
-double sum_of_lanes(const Sum<Lanes<T>>& lanes) {
+[[gnu::noinline]] double sum_of_lanes(const Sum<Lanes<T>>& lanes) {
   Sum<double> sum;
   for (int lane = 0; lane < Lanes<T>::size; ++lane) sum.add(lanes.total.raw[lane]);
   for (int lane = 0; lane < Lanes<T>::size; ++lane)
@@ -72,7 +77,8 @@ double run_registers(Formula formula, const Tile<T> tile) {
     waiting = 0;
   }
   sum.add(together);
-  return sum_of_lanes(sum);
+  const Sum<V> all = sum;  // a copy: what the loop adds to would else lie in memory
+  return sum_of_lanes(all);
 }
 
 template <class Loss, class T, int N, Mode mode>

@@ -27,8 +27,9 @@ struct Family {
             dtype};
   }
   static auto spread(const Arguments& a) {
-    return std::tuple(a.operands[0], a.operands[1], ops::optional(a.operands[2]), ops::optional(a.weight), a.parameters,
-                      int64_t(a.reduction));
+    return std::tuple_cat(
+        std::tie(a.operands[0], a.operands[1]),
+        std::tuple(ops::optional(a.operands[2]), ops::optional(a.weight), a.parameters, int64_t(a.reduction)));
   }
   static std::string schema(const Description& about) {
     const char* third = about.operands[2] ? about.operands[2] : "extra";

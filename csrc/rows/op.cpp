@@ -30,8 +30,9 @@ struct Family {
             dtype};
   }
   static auto spread(const Arguments& a) {
-    return std::tuple(a.operands[0], a.operands[1], ops::optional(a.weight), ops::optional(a.sample_weight),
-                      a.parameters, a.axis, a.ignore_index, int64_t(a.reduction));
+    return std::tuple_cat(std::tie(a.operands[0], a.operands[1]),
+                          std::tuple(ops::optional(a.weight), ops::optional(a.sample_weight), a.parameters, a.axis,
+                                     a.ignore_index, int64_t(a.reduction)));
   }
   static std::string schema(const Description& about) {
     return std::string("Tensor ") + about.operands[0] + ", Tensor " + about.operands[1] +

@@ -200,6 +200,12 @@ class ValueBackward final : public LossNode<F> {
   // The number in a gradient may be looked at where that neither waits for a device nor ends a trace.
   static bool readable(const at::Tensor& grad) { return grad.is_cpu() && !on_device(grad) && is_plain(grad); }
 
+  // item() without the dispatcher, for what backward() starts with.
+  static double number_in(const at::Tensor& grad) {
+    const bool as_it_lies = grad.scalar_type() == at::kFloat && !grad.is_neg() && !grad._is_zerotensor();
+    return as_it_lies ? *grad.const_data_ptr<float>() : grad.item().toDouble();
+  }
+
   // The gradient that the forward pass made, times the incoming one; or none, where it must be made anew: a half type
   // may have lost in range what the incoming gradient would have brought back (loss scaling).
   at::Tensor scaled(int k, const at::Tensor& grad) {
@@ -209,7 +215,7 @@ class ValueBackward final : public LossNode<F> {
     if (own) gradients_[k].reset_data();
     const bool half = c10::isReducedFloatingType(gradient.scalar_type());
     if (!readable(grad)) return half ? at::Tensor() : scaled_unseen(gradient, grad, own);
-    const double factor = grad.item().toDouble();
+    const double factor = number_in(grad);
     if (factor == 1) return own ? gradient : gradient.clone();
     if (half) return {};
     return own ? gradient.mul_(factor) : at::mul(gradient, factor);
@@ -302,14 +308,14 @@ class JvpBackward final : public LossNode<F> {
 // The edges to the tensors and to the elements of arrays of them, in order.
 template <class... Parts>
 torch::autograd::edge_list edges_to(const Parts&... parts) {
-  const auto tuple_of = [](const auto& part) {
+  const auto all_of = [](const auto& part) {
     if constexpr (std::is_same_v<std::decay_t<decltype(part)>, at::Tensor>)
-      return std::make_tuple(part);
+      return std::tie(part);
     else
-      return std::tuple_cat(part);
+      return std::apply([](const auto&... t) { return std::tie(t...); }, part);
   };
   return std::apply([](const auto&... t) { return torch::autograd::collect_next_edges(t...); },
-                    std::tuple_cat(tuple_of(parts)...));
+                    std::tuple_cat(all_of(parts)...));
 }
 
 // Makes the node the history of all results: output k of the node's op is the gradient of operand k.

@@ -14,7 +14,7 @@
 //   F::Arguments                 what all five ops end with, as one; values have the type of the result too
 //   F::Rest                      a tuple of the C++ types of these, without that type
 //   F::collect(rest..., dtype)   Arguments from those
-//   F::spread(arguments)         and those from Arguments
+//   F::spread(arguments)         and those from Arguments, which stay where they are
 //   F::schema(about)             and what the dispatcher calls them
 #pragma once
 #include <ATen/autocast_mode.h>
@@ -182,8 +182,9 @@ const auto& handle(const typename F::Loss& loss) {
 }
 
 template <class F, class Op, class... Tuples>
-auto call(const typename F::Loss& loss, const Tuples&... given) {
-  return std::apply([&](const auto&... a) { return handle<F, Op>(loss).call(a...); }, std::tuple_cat(given...));
+auto call(const typename F::Loss& loss, Tuples&&... given) {
+  return std::apply([&](const auto&... a) { return handle<F, Op>(loss).call(a...); },
+                    std::tuple_cat(std::forward<Tuples>(given)...));
 }
 
 template <class F>
@@ -200,14 +201,14 @@ Tensors<F> masked(Results<F> given, const Mask<F>& mask) {
 
 template <class F>
 at::Tensor call_value(const typename F::Loss& loss, const typename F::Arguments& a) {
-  return call<F, Value<F>>(loss, F::spread(a), std::tuple(a.dtype));
+  return call<F, Value<F>>(loss, F::spread(a), std::tie(a.dtype));
 }
 
 // Gradients that the mask does not ask for are not defined here and below.
 template <class F>
 typename F::Gradients call_value_and_gradient(const typename F::Loss& loss, const Mask<F>& mask,
                                               const typename F::Arguments& a) {
-  auto [value, made] = call<F, ValueAndGradient<F>>(loss, std::tuple(mask), F::spread(a), std::tuple(a.dtype));
+  auto [value, made] = call<F, ValueAndGradient<F>>(loss, std::tie(mask), F::spread(a), std::tie(a.dtype));
   typename F::Gradients result{std::move(value), {}};
   for (int k = 0, next = 0; k < F::kOperands; ++k)
     if (mask[k]) result.of[k] = std::move(made[next++]);
@@ -217,18 +218,18 @@ typename F::Gradients call_value_and_gradient(const typename F::Loss& loss, cons
 template <class F>
 Tensors<F> call_backward(const typename F::Loss& loss, const at::Tensor& grad_output, const Mask<F>& mask,
                          const typename F::Arguments& a) {
-  return masked<F>(call<F, Backward<F>>(loss, std::tuple(grad_output, mask), F::spread(a)), mask);
+  return masked<F>(call<F, Backward<F>>(loss, std::tie(grad_output, mask), F::spread(a)), mask);
 }
 
 template <class F>
 at::Tensor call_jvp(const typename F::Loss& loss, const Tensors<F>& along, const typename F::Arguments& a) {
-  return call<F, Jvp<F>>(loss, optionals<F>(along), F::spread(a), std::tuple(a.dtype));
+  return call<F, Jvp<F>>(loss, optionals<F>(along), F::spread(a), std::tie(a.dtype));
 }
 
 template <class F>
 Tensors<F> call_hvp(const typename F::Loss& loss, const at::Tensor& grad_output, const Tensors<F>& along,
                     const Mask<F>& mask, const typename F::Arguments& a) {
-  return masked<F>(call<F, Hvp<F>>(loss, std::tuple(grad_output), optionals<F>(along), std::tuple(mask), F::spread(a)),
+  return masked<F>(call<F, Hvp<F>>(loss, std::tie(grad_output), optionals<F>(along), std::tie(mask), F::spread(a)),
                    mask);
 }
 

@@ -21,17 +21,47 @@ _RowsLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float,
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "_mean_or_zero": 5}
 
 
-def _route(name: str, traced_name: str = "") -> Callable[..., Tensor]:
-    """Returns the op as a function of its arguments by position, of which the reduction is the last, and a string."""
-    direct: Callable[..., Tensor] = getattr(_C, name)
-    traced = getattr(torch.ops.fusedloss, traced_name or name).default
-    is_compiling = torch.compiler.is_compiling
+# What follows is a tenth of a small loss's forward pass, so the arguments are written out: a call with *arguments takes
+# three times as long. And is_dynamo_compiling() is cheaper than is_compiling(): all other kinds of tracing see the op
+# through the dispatcher.
+_is_compiling = torch.compiler.is_dynamo_compiling
 
-    def loss(*arguments: Any) -> Tensor:
-        if is_compiling():
-            result: Tensor = traced(*arguments[:-1], _number(name, arguments[-1]))
-            return result
-        return direct(*arguments)
+
+def _pointwise(name: str) -> _Loss:
+    direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
+
+    def loss(
+        input: Tensor,
+        target: Tensor,
+        extra: Tensor | None,
+        weight: Tensor | None,
+        parameters: tuple[float, ...],
+        reduction: str,
+    ) -> Any:
+        if _is_compiling():
+            return traced(input, target, extra, weight, parameters, _number(name, reduction))
+        return direct(input, target, extra, weight, parameters, reduction)
+
+    return loss
+
+
+def _rows(name: str, traced_name: str = "") -> _RowsLoss:
+    direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, traced_name or name).default
+
+    def loss(
+        input: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        sample_weight: Tensor | None,
+        parameters: tuple[float, ...],
+        axis: int,
+        ignore_index: int,
+        reduction: str,
+    ) -> Any:
+        if _is_compiling():
+            number = _number(name, reduction)
+            return traced(input, target, weight, sample_weight, parameters, axis, ignore_index, number)
+        return direct(input, target, weight, sample_weight, parameters, axis, ignore_index, reduction)
 
     return loss
 
@@ -42,38 +72,38 @@ def _number(name: str, reduction: str) -> int:
     return _REDUCTIONS[reduction]
 
 
-mse_loss: _Loss = _route("mse_loss")
-l1_loss: _Loss = _route("l1_loss")
-huber_loss: _Loss = _route("huber_loss")
-smooth_l1_loss: _Loss = _route("smooth_l1_loss")
-log_cosh_loss: _Loss = _route("log_cosh_loss")
-quantile_loss: _Loss = _route("quantile_loss")
-mean_squared_log_error: _Loss = _route("mean_squared_log_error")
-mean_absolute_percentage_error: _Loss = _route("mean_absolute_percentage_error")
-poisson_nll_loss: _Loss = _route("poisson_nll_loss")
-gaussian_nll_loss: _Loss = _route("gaussian_nll_loss")
-binary_cross_entropy: _Loss = _route("binary_cross_entropy")
-binary_cross_entropy_with_logits: _Loss = _route("binary_cross_entropy_with_logits")
-sigmoid_focal_loss: _Loss = _route("sigmoid_focal_loss")
-hinge_loss: _Loss = _route("hinge_loss")
-squared_hinge_loss: _Loss = _route("squared_hinge_loss")
-soft_margin_loss: _Loss = _route("soft_margin_loss")
-hinge_embedding_loss: _Loss = _route("hinge_embedding_loss")
-margin_ranking_loss: _Loss = _route("margin_ranking_loss")
-kl_div: _Loss = _route("kl_div")
-gaussian_kl: _Loss = _route("gaussian_kl")
+mse_loss = _pointwise("mse_loss")
+l1_loss = _pointwise("l1_loss")
+huber_loss = _pointwise("huber_loss")
+smooth_l1_loss = _pointwise("smooth_l1_loss")
+log_cosh_loss = _pointwise("log_cosh_loss")
+quantile_loss = _pointwise("quantile_loss")
+mean_squared_log_error = _pointwise("mean_squared_log_error")
+mean_absolute_percentage_error = _pointwise("mean_absolute_percentage_error")
+poisson_nll_loss = _pointwise("poisson_nll_loss")
+gaussian_nll_loss = _pointwise("gaussian_nll_loss")
+binary_cross_entropy = _pointwise("binary_cross_entropy")
+binary_cross_entropy_with_logits = _pointwise("binary_cross_entropy_with_logits")
+sigmoid_focal_loss = _pointwise("sigmoid_focal_loss")
+hinge_loss = _pointwise("hinge_loss")
+squared_hinge_loss = _pointwise("squared_hinge_loss")
+soft_margin_loss = _pointwise("soft_margin_loss")
+hinge_embedding_loss = _pointwise("hinge_embedding_loss")
+margin_ranking_loss = _pointwise("margin_ranking_loss")
+kl_div = _pointwise("kl_div")
+gaussian_kl = _pointwise("gaussian_kl")
 
-cross_entropy: _RowsLoss = _route("cross_entropy")
-nll_loss: _RowsLoss = _route("nll_loss")
-categorical_cross_entropy: _RowsLoss = _route("categorical_cross_entropy")
-softmax_focal_loss: _RowsLoss = _route("softmax_focal_loss")
-categorical_hinge_loss: _RowsLoss = _route("categorical_hinge_loss")
-multi_margin_loss: _RowsLoss = _route("multi_margin_loss")
-multilabel_margin_loss: _RowsLoss = _route("multilabel_margin_loss")
-multilabel_soft_margin_loss: _RowsLoss = _route("multilabel_soft_margin_loss")
-kl_divergence: _RowsLoss = _route("kl_divergence")
-kl_divergence_with_logits: _RowsLoss = _route("kl_divergence_with_logits")
-js_divergence: _RowsLoss = _route("js_divergence")
-js_divergence_with_logits: _RowsLoss = _route("js_divergence_with_logits")
+cross_entropy = _rows("cross_entropy")
+nll_loss = _rows("nll_loss")
+categorical_cross_entropy = _rows("categorical_cross_entropy")
+softmax_focal_loss = _rows("softmax_focal_loss")
+categorical_hinge_loss = _rows("categorical_hinge_loss")
+multi_margin_loss = _rows("multi_margin_loss")
+multilabel_margin_loss = _rows("multilabel_margin_loss")
+multilabel_soft_margin_loss = _rows("multilabel_soft_margin_loss")
+kl_divergence = _rows("kl_divergence")
+kl_divergence_with_logits = _rows("kl_divergence_with_logits")
+js_divergence = _rows("js_divergence")
+js_divergence_with_logits = _rows("js_divergence_with_logits")
 # Its backward pass overwrites the input with its gradient; what is traced is the plain one.
-cross_entropy_inplace: _RowsLoss = _route("cross_entropy_inplace", traced_name="cross_entropy")
+cross_entropy_inplace = _rows("cross_entropy_inplace", traced_name="cross_entropy")
