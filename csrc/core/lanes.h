@@ -11,6 +11,10 @@
 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
+// Tell the compiler which way has no jumps: in a loop over registers those may cost more than the arithmetic.
+FUSEDLOSS_INLINE bool usual(bool condition) { return __builtin_expect(condition, true); }
+FUSEDLOSS_INLINE bool seldom(bool condition) { return __builtin_expect(condition, false); }
+
 template <class T>
 struct BitsOf;
 template <>

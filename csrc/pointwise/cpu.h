@@ -32,8 +32,6 @@ class TileAccess {
   FUSEDLOSS_INLINE void gradient(int k, V x) { put(x, tile_.gradients[k], tile_.streams_gradients[k]); }
 
  private:
-  FUSEDLOSS_INLINE static bool usual(bool condition) { return __builtin_expect(condition, true); }
-  FUSEDLOSS_INLINE static bool seldom(bool condition) { return __builtin_expect(condition, false); }
   FUSEDLOSS_INLINE void put(V x, T* data, bool streams) {
     if (seldom(streams))
       stream(x, data + i_);

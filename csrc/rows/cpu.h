@@ -42,9 +42,12 @@ struct Place {
     return double(block.data[c]);
   }
   FUSEDLOSS_INLINE V weight() const {
-    if (!tile.weight) return 1;
+    if (usual(!tile.weight)) return 1;
     if constexpr (across) return double(tile.weight[first]);
     return load(tile.weight, 0);
+  }
+  FUSEDLOSS_INLINE bool wants(int k) const {
+    return k == 0 ? usual(tile.gradients[0].data) : seldom(tile.gradients[k].data);
   }
   FUSEDLOSS_INLINE typename V::Mask is_label() const {
     if constexpr (across) return {labels == Int(first)};
@@ -77,17 +80,17 @@ struct ClassAt {
       return place.weight();
   }
   FUSEDLOSS_INLINE auto is_label() const { return place.is_label(); }
-  FUSEDLOSS_INLINE bool wants(int k) const { return place.tile.gradients[k].data; }
+  FUSEDLOSS_INLINE bool wants(int k) const { return place.wants(k); }
   template <int k>
   FUSEDLOSS_INLINE V keep(V x) const {
     if constexpr (!is_dual<V>)
-      if (const auto& kept = place.tile.kept[k]; kept.data) place.store(kept.data, kept.pitch, x);
+      if (const auto& kept = place.tile.kept[k]; usual(kept.data)) place.store(kept.data, kept.pitch, x);
     return x;
   }
   template <int k, class Compute>
   FUSEDLOSS_INLINE V kept(Compute compute) const {
     if constexpr (!is_dual<V>)
-      if (const auto& kept = place.tile.kept[k]; kept.data) return place.load(kept.data, kept.pitch);
+      if (const auto& kept = place.tile.kept[k]; usual(kept.data)) return place.load(kept.data, kept.pitch);
     return compute();
   }
 
@@ -203,10 +206,11 @@ class RowLoop {
    private:
     FUSEDLOSS_INLINE void put(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
       const auto& gradient = tile.gradients[k];
-      if (!gradient.data) return;
-      const W x = select(counted, factor * number(slope), W(0));
+      if (!at.wants(k)) return;
+      W x = factor * number(slope);
+      if constexpr (across) x = select(counted, x, W(0));  // (a single row counts, or nobody asks)
       T* place = gradient.data + at.first;
-      if (!across && tile.streams && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
+      if (!across && seldom(tile.streams) && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
         stream(x, place);
       else
         at.store(gradient.data, gradient.pitch, x);

@@ -66,7 +66,7 @@ struct CategoricalCrossEntropyFormula {
     const Share<V> share(at.input() / row.total);
     if constexpr (soft) {
       const V mass = mass_at(V(), at);
-      const V by_target = dense ? -(kept * at.weight()) * share.logarithm() : V(0);
+      const V by_target = dense && at.wants(1) ? -(kept * at.weight()) * share.logarithm() : V(0);
       return {(row.inner - share.passed(mass / share.ratio)) / row.total, by_target};
     } else {
       const V own = select(at.is_label(), share.passed(row.weight / share.ratio), V(0));

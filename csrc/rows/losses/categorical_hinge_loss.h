@@ -60,7 +60,8 @@ struct CategoricalHingeFormula {
     const V share = select(other_at(V(), at) == row.largest, row.share, V(0));
     if constexpr (dense) {
       const V t = at.target(), x = at.input();
-      return {row.weight_if_positive * (share * (1.0 - t) - t), -row.weight_if_positive * (share * x + x)};
+      return {row.weight_if_positive * (share * (1.0 - t) - t),
+              at.wants(1) ? -row.weight_if_positive * (share * x + x) : V(0)};
     } else {
       return {row.weight_if_positive * select(at.is_label(), V(-1), share), 0};
     }

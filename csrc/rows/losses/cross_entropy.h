@@ -81,7 +81,7 @@ struct CrossEntropyFormula {
       if (capped) by_x = by_x * slope_of_logit(at.input(), x);
     }
     if constexpr (dense)
-      return {by_x, -(kept * at.weight()) * row.softmax.log_probability(x)};
+      return {by_x, at.wants(1) ? -(kept * at.weight()) * row.softmax.log_probability(x) : V(0)};
     else
       return {by_x, 0};
   }

@@ -41,7 +41,7 @@ struct JsDivergence {
   template <class V, class At>
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>&, const At& at) const {
     const V p = at.input(), q = at.target(), m = beta * p + rest * q;
-    return {beta * log_ratio(p, m), rest * log_ratio(q, m)};
+    return {at.wants(0) ? beta * log_ratio(p, m) : V(0), at.wants(1) ? rest * log_ratio(q, m) : V(0)};
   }
 
   template <bool dense, class Use>
@@ -109,8 +109,8 @@ struct JsDivergenceWithLogits {
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V a = at.input(), b = at.target();
     const Ratios<V> log_ratio = ratios(row, a, b);
-    return {row.p.times_probability(a, beta * (log_ratio.of_p - row.from_p)),
-            row.q.times_probability(b, rest * (log_ratio.of_q - row.from_q))};
+    return {at.wants(0) ? row.p.times_probability(a, beta * (log_ratio.of_p - row.from_p)) : V(0),
+            at.wants(1) ? row.q.times_probability(b, rest * (log_ratio.of_q - row.from_q)) : V(0)};
   }
 
   template <bool dense, class Use>

@@ -41,7 +41,8 @@ struct KlDivergence {
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>&, const At& at) const {
     const V p = at.input(), q = at.target();
     const auto none = absent(p, q);
-    return {select(none, V(0), log(p) - log(q) + 1.0), select(none, V(0), -p / q)};
+    return {at.wants(0) ? select(none, V(0), log(p) - log(q) + 1.0) : V(0),
+            at.wants(1) ? select(none, V(0), -p / q) : V(0)};
   }
 
   template <bool dense, class Use>

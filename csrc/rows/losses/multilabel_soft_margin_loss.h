@@ -34,7 +34,7 @@ struct MultilabelSoftMargin {
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const LabelledLogit<V> x(at.input(), at.target());
     const V factor = at.weight() / row.classes;
-    return {factor * x.turned(x.excess()), -factor * at.input()};
+    return {factor * x.turned(x.excess()), at.wants(1) ? -factor * at.input() : V(0)};
   }
 
   template <bool dense, class Use>
