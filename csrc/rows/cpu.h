@@ -150,6 +150,9 @@ class RowLoop {
  private:
   using At = ClassAt<Formula, V, Place<T, across>>;
   static constexpr int64_t kStep = across ? 1 : W::size;
+  // The stage that computes most asks for what comes next.
+  template <int stage>
+  static constexpr bool kLooksAhead = !across && !moving && stage + 1 == std::size(Formula::stages);
   // Registers that are added plainly, before the sum takes them.
   static constexpr int64_t kTogether = 8 * kStep;
 
@@ -235,7 +238,11 @@ class RowLoop {
     for (int64_t begin = 0; begin < classes; begin += kTogether) {
       auto some = empty<stage, V>();
       const int64_t end = begin + kTogether < classes ? begin + kTogether : classes;
-      for (int64_t first = begin; first < end; first += kStep) combine<stage>(some, local.template term<k>(first));
+      for (int64_t first = begin; first < end; first += kStep) {
+        if constexpr (kLooksAhead<k>)
+          for (const T* ahead : local.tile.ahead) __builtin_prefetch(ahead + first);
+        combine<stage>(some, local.template term<k>(first));
+      }
       take(some);
     }
     if constexpr (!across)

@@ -86,6 +86,12 @@ class Stream {
     return kStreams && along && view_.data && is_native() && view_.step == 1 && (row % kLine == 0 || row >= kLong) &&
            pass_.count * row >= kStreamedBytes;
   }
+  // Where the row of the part lies, if that is laid out like a tile.
+  const T* in_place(const Part& part) const {
+    if (!view_.data) return nullptr;
+    const Rows rows = find(part);
+    return is_tile(rows) ? memory() + rows.offset : nullptr;
+  }
   void clear(const Part& part) {
     const Block block = target(part);
     std::fill_n(block.data, block.data ? pass_.classes : 0, T(0));
@@ -176,7 +182,7 @@ class Walk {
         const int64_t left = tiling.end(block) - row;
         find_stretch(pass_, row, left < kLanes ? left : kLanes, part);
         rows_.take(pass_, part, kLanes);
-        run_tile(part);
+        run_tile(part, row + kLanes < tiling.end(end - 1) ? row + kLanes : row);
         sum.add(std::accumulate(rows_.value, rows_.value + kLanes, 0.0));
         if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
       }
@@ -188,7 +194,7 @@ class Walk {
  private:
   static constexpr int kLanes = along ? 1 : Lanes<T>::size;
 
-  void run_tile(const Part& part) {
+  void run_tile(const Part& part, int64_t next) {
     if (along && rows_.counted[0] == 0) {
       rows_.value[0] = 0;
       for (auto& gradient : gradients_) gradient.clear(part);
@@ -199,9 +205,24 @@ class Walk {
     // (What takes the place of the logits is in a cache already.)
     tile_.streams = gradients_[0].streams() && tile_.gradients[0].data != tile_.operands[0].data;
     for (int k = 0; k < keeps_; ++k) tile_.kept[k] = place_to_keep(k);
+    if (along) look_ahead(next);
     function_(tile_);
     rows_.weigh_values(part.count, kLanes);
     for (int k = 0; k < kMaxOperands; ++k) gradients_[k].write(part, tile_.gradients[k]);
+  }
+
+  // To a row that comes next. (What it brings of the longest would be gone from the caches before it is read.)
+  void look_ahead(int64_t row) {
+    constexpr int64_t kMostAhead = 1024 * 1024;
+    std::fill(std::begin(tile_.ahead), std::end(tile_.ahead), tile_.operands[0].data);
+    if (pass_.classes * int64_t(sizeof(T)) > kMostAhead) return;
+    Part part;
+    find_stretch(pass_, row, 1, part);
+    const auto look = [&](const auto& stream, int k) {
+      if (const T* const place = stream.in_place(part)) tile_.ahead[k] = place;
+    };
+    for (int k = 0; k < kMaxOperands; ++k) look(operands_[k], k);
+    if (!tile_.streams) look(gradients_[0], kMaxOperands);
   }
 
   void read(const Part& part) {

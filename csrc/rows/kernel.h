@@ -78,6 +78,9 @@ struct Tile {
   };
 
   int64_t classes;
+  // Of a single row: memory that the next one needs, or where that is not known, this one's. It is asked for while
+  // this row is computed; by itself a processor asks for nothing beyond the page that it reads.
+  const T* ahead[kMaxOperands + 1];
   Block<const T> operands[kMaxOperands], tangents[kMaxOperands];
   const T* weight;
   // Of every lane: the label, within range; 0 where the row does not count, whose gradients are 0; and what multiplies
