@@ -160,24 +160,34 @@ class RowLoop {
     row_.classes = double(tile_.classes);
     labels_ = typename W::Bits{};
     if constexpr (Formula::dense) return;
+    if (tile_.input_at_label)
+      start_at_labels();
+    else
+      find_labels();
+  }
+  void start_at_labels() {
+    const auto given = [](const T* numbers, double otherwise) { return numbers ? W::load(numbers) : W(otherwise); };
+    set_label(W::load(tile_.input_at_label), given(tile_.tangent_at_label, 0), given(tile_.weight_at_label, 1));
+  }
+  void find_labels() {
     T input[W::size], tangent[W::size] = {}, weight[W::size];
     for (int lane = 0; lane < W::size; ++lane) {
       const int64_t label = tile_.labels[across ? lane : 0];
       const auto at = [&](const auto& block) { return block.data[across ? label * block.pitch + lane : label]; };
       labels_[lane] = typename BitsOf<T>::type(label);
-      input[lane] = tile_.input_at_label ? tile_.input_at_label[lane] : at(tile_.operands[0]);
-      if (tile_.tangent_at_label)
-        tangent[lane] = tile_.tangent_at_label[lane];
-      else if (tile_.tangents[0].data)
-        tangent[lane] = at(tile_.tangents[0]);
+      input[lane] = at(tile_.operands[0]);
+      if (tile_.tangents[0].data) tangent[lane] = at(tile_.tangents[0]);
       weight[lane] = tile_.weight ? tile_.weight[label] : T(1);
     }
+    set_label(W::load(input), W::load(tangent), W::load(weight));
+  }
+  void set_label(W input, W tangent, W weight) {
     if constexpr (moving) {
-      row_.input = {W::load(input), W::load(tangent)};
-      row_.weight = {W::load(weight), 0};
+      row_.input = {input, tangent};
+      row_.weight = {weight, 0};
     } else {
-      row_.input = W::load(input);
-      row_.weight = W::load(weight);
+      row_.input = input;
+      row_.weight = weight;
     }
   }
 

@@ -60,8 +60,9 @@ struct Pass : Extent {
   ClassView gradients[kMaxOperands];
   int64_t ignored = 0;  // rows with this label do not count
   bool reads_label_only = false;
-  bool moving = false;  // along the tangents: derivatives instead of values, and second ones instead of gradients
-  double scale = 1;     // multiplies gradients
+  bool sums_weights = false;  // whether a count is to sum the weights of rows, by which a mean may divide
+  bool moving = false;        // along the tangents: derivatives instead of values, and second ones instead of gradients
+  double scale = 1;           // multiplies gradients
   const double* parameters = nullptr;
 };
 
@@ -87,8 +88,8 @@ struct Tile {
   // the gradients of the others.
   const int64_t* labels;
   const T *counted, *factor;
-  // Of every lane, in the place of operands and tangents, for losses that read no other classes.
-  const T *input_at_label, *tangent_at_label;
+  // Of every lane, in the place of operands, tangents and weights, for losses that read no other classes.
+  const T *input_at_label, *tangent_at_label, *weight_at_label;
   // The classes whose target is not 0 in some lane, for losses that ask for them.
   const int64_t* listed;
   int64_t listed_count;

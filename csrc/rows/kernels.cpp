@@ -265,11 +265,13 @@ class Call {
 
   // Looks at what must be known before anything is written; returns by what the sum of the rows is divided.
   double divide_by_count() {
+    const bool mean = reduces() && a_.reduction != Reduction::sum;
     Count all{double(pass_.count), pass_.count};
-    if (pass_.labels.data || (about_.weighted_mean && pass_.row_weight.data)) all = count();
+    pass_.sums_weights = mean && about_.weighted_mean;
+    if (pass_.labels.data || (pass_.sums_weights && pass_.row_weight.data)) all = count();
     if (!all.in_range) refuse_label();
     double denominator = 1;
-    if (reduces() && a_.reduction != Reduction::sum) denominator = about_.weighted_mean ? all.weight : double(all.rows);
+    if (mean) denominator = about_.weighted_mean ? all.weight : double(all.rows);
     const bool nothing = denominator == 0 && a_.reduction == Reduction::mean_or_zero;
     pass_.scale = nothing ? 0 : pass_.scale / denominator;
     return denominator;

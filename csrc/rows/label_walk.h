@@ -16,7 +16,6 @@ class LabelWalk {
   LabelWalk(const Pass& pass, const FunctionsOf<T>& functions)
       : pass_(pass), function_(functions.of[false][true][pass.moving]) {
     tile_.classes = pass.classes;
-    tile_.weight = static_cast<const T*>(pass.weight);
     tile_.parameters = pass.parameters;
   }
 
@@ -42,6 +41,8 @@ class LabelWalk {
     rows_.take(pass_, part, in_registers);
     read_labels(pass_.operands[0], part, input_);
     read_labels(pass_.tangents[0], part, tangent_);
+    if (const auto* of_class = static_cast<const T*>(pass_.weight))
+      for (int64_t k = 0; k < count; ++k) weight_[k] = of_class[rows_.labels[k]];
     for (int64_t first = 0; first < count; first += kLanes) run_tile(first);
     rows_.weigh_values(count, in_registers);
     if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
@@ -55,6 +56,7 @@ class LabelWalk {
     tile_.value = rows_.value + first;
     tile_.input_at_label = input_ + first;
     tile_.tangent_at_label = pass_.tangents[0].data ? tangent_ + first : nullptr;
+    tile_.weight_at_label = pass_.weight ? weight_ + first : nullptr;
     tile_.slope_at_label = pass_.gradients[0].data ? slope_ + first : nullptr;
     function_(tile_);
   }
@@ -99,7 +101,7 @@ class LabelWalk {
   const TileFunction<T> function_;
   Tile<T> tile_{};
   RowNumbers<T, kRows> rows_;
-  T input_[kRows] = {}, tangent_[kRows] = {}, slope_[kRows];
+  T input_[kRows] = {}, tangent_[kRows] = {}, weight_[kRows] = {}, slope_[kRows];
 };
 
 }  // namespace fusedloss::rows::inline FUSEDLOSS_SET
