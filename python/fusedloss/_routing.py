@@ -7,16 +7,12 @@ second is what ``torch.compile`` and ``torch.export`` can see. Everything else (
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedloss import _C
-
-_Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], str], Tensor]
-_RowsLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None, tuple[float, ...], int, int, str], Tensor]
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "_mean_or_zero": 5}
 
@@ -27,7 +23,7 @@ _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "_m
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
-def _pointwise(name: str) -> _Loss:
+def _pointwise(name: str) -> _C._Pointwise:
     direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
 
     def loss(
@@ -45,7 +41,7 @@ def _pointwise(name: str) -> _Loss:
     return loss
 
 
-def _rows(name: str, traced_name: str = "") -> _RowsLoss:
+def _rows(name: str, traced_name: str = "") -> _C._Rows:
     direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, traced_name or name).default
 
     def loss(
