@@ -3,7 +3,6 @@
 // Built on the vector extension of GCC and Clang, so that one source gives SSE2, AVX2, AVX-512 or NEON, whatever the
 // file is compiled for (core/instruction_set.h).
 #pragma once
-#include <array>
 #include <cstdint>
 #include <cstring>
 
@@ -61,9 +60,6 @@ struct Lanes {
   }
   void store(T* destination) const { std::memcpy(destination, &raw, sizeof raw); }
 
-  // The last `count` lanes, the others zero. By a comparison: lanes taken one by one are taken from memory.
-  Lanes last(int64_t count) const { return select(load(kPlaces.data()) < double(size - count), 0.0, *this); }
-
   friend Lanes operator+(Lanes a, Lanes b) { return Lanes(a.raw + b.raw); }
   friend Lanes operator-(Lanes a, Lanes b) { return Lanes(a.raw - b.raw); }
   friend Lanes operator*(Lanes a, Lanes b) { return Lanes(a.raw * b.raw); }
@@ -86,13 +82,6 @@ struct Lanes {
     std::memcpy(&raw, &bits, sizeof raw);
     return raw;
   }
-
- private:
-  static constexpr std::array<T, size> kPlaces = [] {
-    std::array<T, size> places{};
-    for (int lane = 0; lane < size; ++lane) places[lane] = T(lane);
-    return places;
-  }();
 };
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET

@@ -1,6 +1,7 @@
 // The tile functions of a loss on the CPU: its formula over registers of lanes.
 // Compiled once for every loss and instruction set, by files that CMake writes (cmake/Kernels.cmake).
 #pragma once
+#include "core/some_lanes.h"
 #include "core/stream.h"
 #include "core/sum.h"
 #include "pointwise/compute.h"
@@ -68,7 +69,7 @@ double run_registers(Formula formula, const Tile<T> tile) {
     const int64_t rest = tile.count - i;
     TileAccess<T> at(tile, rest < V::size ? tile.count - V::size : i);
     const V values = compute<N, mode>(formula, at);
-    together = together + (rest < V::size ? values.last(rest) : values);
+    together = together + (rest < V::size ? select(first_lanes<V>(V::size - rest), V(0), values) : values);
     if (++waiting < kTogether) continue;
     sum.add(together);
     together = 0;
