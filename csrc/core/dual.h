@@ -124,8 +124,8 @@ FUSEDLOSS_INLINE Dual<V> log1p(Dual<V> x) {
   return {log1p(x.value), x.dot / (V(1) + x.value)};
 }
 template <class V>
-FUSEDLOSS_INLINE Dual<V> exp_bounded(Dual<V> x) {
-  const V value = exp_bounded(x.value);
+FUSEDLOSS_INLINE Dual<V> exp_nonpositive(Dual<V> x) {
+  const V value = exp_nonpositive(x.value);
   return {value, value * x.dot};
 }
 template <class V>

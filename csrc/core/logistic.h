@@ -16,7 +16,7 @@ struct Logistic {
   FUSEDLOSS_INLINE explicit Logistic(V x) : negative(x < V(0)) {
     const V minus_magnitude = minus_abs(x);
     magnitude = -minus_magnitude;
-    small = exp_bounded(minus_magnitude);
+    small = exp_nonpositive(minus_magnitude);
     log1p_small = log1p_unit(small, reciprocal_bounded(2.0 + small));
     larger = reciprocal_bounded(1.0 + small);
     smaller = small * larger;

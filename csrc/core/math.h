@@ -5,7 +5,7 @@
 // The polynomials are close to the functions named beside them: the float ones minimise the largest relative error of
 // exp and log1p (0.06 and 0.09 units of 2^-24), the double ones are Chebyshev interpolations.
 #pragma once
-#include "core/avx512.h"
+#include "core/instructions.h"
 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
@@ -126,28 +126,33 @@ struct ExponentSplit {
   }
 };
 
-// x 2^n, where x is near 1 and n above -2 kExponentBias and as the exponent split holds it. Two factors, so that
-// results below the smallest normal number are reached gradually.
-template <class V>
+// x 2^n, where x is near 1, and n above -2 kExponentBias and as the exponent split holds it. Two factors, so that
+// results below the smallest normal number are reached gradually. If n is not positive, one of them can be a constant.
+template <bool nonpositive, class V>
 FUSEDLOSS_INLINE V scaled(V x, const ExponentSplit<V>& split) {
   using C = MathConstants<typename V::Scalar>;
+  const auto n = split.rounded.bits() - V(C::kRound).bits();
   if constexpr (requires { scale_by_power_of_two(x, split.n); }) {
     return scale_by_power_of_two(x, split.n);
+  } else if constexpr (nonpositive) {
+    return x * V::from_bits((n + (C::kExponentBias + 64)) << C::kMantissaBits) * V(0x1p-64);
   } else {
-    const auto biased = split.rounded.bits() - V(C::kRound).bits() + 2 * C::kExponentBias;
-    const auto half = biased >> 1;
+    const auto biased = n + 2 * C::kExponentBias, half = biased >> 1;
     return x * V::from_bits(half << C::kMantissaBits) * V::from_bits((biased - half) << C::kMantissaBits);
   }
 }
 
-// exp(x) for x that is not above kExpHighest, where it would not overflow.
-template <class T, int B>
-FUSEDLOSS_INLINE Lanes<T, B> exp_bounded(Lanes<T, B> x) {
-  using V = Lanes<T, B>;
-  using C = MathConstants<T>;
+// exp(x) for x that is not above kExpHighest, where it would not overflow, or not positive.
+template <bool nonpositive, class V>
+FUSEDLOSS_INLINE V exp_bounded(V x) {
+  using C = MathConstants<typename V::Scalar>;
   const ExponentSplit<V> split(max(x, C::kExpLowest));
   const V r = split.remainder;
-  return scaled(V(1) + r * (V(1) + r * polynomial<C::kExp>(r)), split);
+  return scaled<nonpositive>(V(1) + r * (V(1) + r * polynomial<C::kExp>(r)), split);
+}
+template <class T, int B>
+FUSEDLOSS_INLINE Lanes<T, B> exp_nonpositive(Lanes<T, B> x) {
+  return exp_bounded<true>(x);
 }
 
 template <class T, int B>
@@ -155,7 +160,7 @@ FUSEDLOSS_INLINE Lanes<T, B> exp(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   using C = MathConstants<T>;
   // Infinity is named, because the last product may be fused with what the caller adds, and then nothing overflows.
-  return select(x > V(C::kExpHighest), V(C::kInfinity), exp_bounded(min(x, C::kExpHighest)));
+  return select(x > V(C::kExpHighest), V(C::kInfinity), exp_bounded<false>(min(x, C::kExpHighest)));
 }
 
 // exp(x) - 1, accurate near 0.

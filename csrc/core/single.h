@@ -50,7 +50,7 @@ struct Single {
   FUSEDLOSS_INLINE friend Single minus_abs(Single x) { return of(-std::fabs(x.raw)); }
   FUSEDLOSS_INLINE friend Single sign(Single x) { return x.raw > 0 ? of(1) : x.raw < 0 ? of(-1) : x; }
   FUSEDLOSS_INLINE friend Single exp(Single x) { return of(std::exp(x.raw)); }
-  FUSEDLOSS_INLINE friend Single exp_bounded(Single x) { return exp(x); }
+  FUSEDLOSS_INLINE friend Single exp_nonpositive(Single x) { return exp(x); }
   FUSEDLOSS_INLINE friend Single expm1(Single x) { return of(std::expm1(x.raw)); }
   FUSEDLOSS_INLINE friend Single tanh(Single x) { return of(std::tanh(x.raw)); }
   FUSEDLOSS_INLINE friend Single log(Single x) { return of(std::log(x.raw)); }

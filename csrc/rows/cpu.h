@@ -231,6 +231,10 @@ class RowLoop {
   };
   FUSEDLOSS_INLINE Copies copies() const { return {formula_, tile_, row_, labels_}; }
 
+  FUSEDLOSS_INLINE static void ask_for(const T* registers) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t first = 0; first < kTogether; first += kLine) __builtin_prefetch(registers + first);
+  }
   template <int k>
   [[gnu::noinline]] void gather() {
     if (skips<k>(formula_, row_)) return;
@@ -248,11 +252,9 @@ class RowLoop {
     for (int64_t begin = 0; begin < classes; begin += kTogether) {
       auto some = empty<stage, V>();
       const int64_t end = begin + kTogether < classes ? begin + kTogether : classes;
-      for (int64_t first = begin; first < end; first += kStep) {
-        if constexpr (kLooksAhead<k>)
-          for (const T* ahead : local.tile.ahead) __builtin_prefetch(ahead + first);
-        combine<stage>(some, local.template term<k>(first));
-      }
+      if constexpr (kLooksAhead<k>)
+        for (const T* ahead : local.tile.ahead) ask_for(ahead + begin);
+      for (int64_t first = begin; first < end; first += kStep) combine<stage>(some, local.template term<k>(first));
       take(some);
     }
     if constexpr (!across)

@@ -19,7 +19,7 @@ struct Softmax {
       return x - top;
   }
   // e^(x - top), which is softmax(x) times the sum
-  FUSEDLOSS_INLINE V share(V x) const { return exp_bounded(below_top(x)); }
+  FUSEDLOSS_INLINE V share(V x) const { return exp_nonpositive(below_top(x)); }
   FUSEDLOSS_INLINE void close(V total) {
     sum = total;
     inverse = 1.0 / total;
@@ -46,11 +46,11 @@ struct Softmax {
   FUSEDLOSS_INLINE V times_probability(V x, V y) const {
     const V below = below_top(x);
     if constexpr (is_dual<V>) {
-      const auto root = exp_bounded(0.5 * below.value);
+      const auto root = exp_nonpositive(0.5 * below.value);
       return {times_square(root, inverse.value * y.value),
               times_square(root, inverse.value * (y.value * (below.dot - log_sum.dot) + y.dot))};
     } else {
-      return times_square(exp_bounded(0.5 * below), inverse * y);
+      return times_square(exp_nonpositive(0.5 * below), inverse * y);
     }
   }
 

@@ -100,7 +100,7 @@ struct CrossEntropyFormula {
       const auto slope = slope_of_logit(input.value, logit.value);
       return {slope, -2.0 * (logit.value * inverse_cap) * slope * (input.dot * inverse_cap)};
     } else {
-      const V e = exp_bounded(2.0 * minus_abs(input * inverse_cap)), ratio = 2.0 / (1.0 + e);
+      const V e = exp_nonpositive(2.0 * minus_abs(input * inverse_cap)), ratio = 2.0 / (1.0 + e);
       return e * (ratio * ratio);
     }
   }

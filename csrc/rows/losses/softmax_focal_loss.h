@@ -34,7 +34,7 @@ struct SoftmaxFocalLoss {
       row.softmax.top = terms.of[0];
     } else {
       constexpr auto kTiny = MathConstants<typename V::Scalar>::kSmallestNormal;
-      const V others = terms.of[0], below = row.input - row.softmax.top, own = exp_bounded(below);
+      const V others = terms.of[0], below = row.input - row.softmax.top, own = exp_nonpositive(below);
       row.softmax.close(own + others);
       const V cost = select(below == V(0), log1p(others / own), row.softmax.log_sum - below);
       const V probability = row.softmax.probability(row.input);

@@ -1,5 +1,5 @@
-// What AVX-512 has an instruction for and the vector extension of the compilers cannot say. These overloads are better
-// matches than the general functions of core/math.h; the results of max and min are the same.
+// What processors have an instruction for and the vector extension of the compilers cannot say, or GCC does not see.
+// These overloads are better matches than the general functions of core/math.h; the results of max and min are the same.
 #pragma once
 #include "core/lanes.h"
 
@@ -28,6 +28,20 @@ FUSEDLOSS_INLINE Lanes<float, 64> scale_by_power_of_two(Lanes<float, 64> x, Lane
 FUSEDLOSS_INLINE Lanes<float, 64> reciprocal_bounded(Lanes<float, 64> x) {
   const Lanes<float, 64> guess(__builtin_ia32_rcp14ps512_mask(x.raw, x.raw, kAllLanes));
   return guess + guess * (Lanes<float, 64>(1) - x * guess);
+}
+
+}  // namespace fusedloss::inline FUSEDLOSS_SET
+
+#elif defined(__AVX__)
+namespace fusedloss::inline FUSEDLOSS_SET {
+
+FUSEDLOSS_INLINE Lanes<float, 32> max(Lanes<float, 32> a, float b) {
+  const Lanes<float, 32> bound = b;
+  return {__builtin_ia32_maxps256(bound.raw, a.raw)};
+}
+FUSEDLOSS_INLINE Lanes<float, 32> min(Lanes<float, 32> a, float b) {
+  const Lanes<float, 32> bound = b;
+  return {__builtin_ia32_minps256(bound.raw, a.raw)};
 }
 
 }  // namespace fusedloss::inline FUSEDLOSS_SET
