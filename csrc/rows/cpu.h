@@ -198,6 +198,7 @@ class RowLoop {
   int64_t whole() const { return across ? tile_.classes : tile_.classes / W::size * W::size; }
 
   // Loops read copies of what they read, because what they write might change the originals for all the compiler knows.
+  // (A copy that is declared const, GCC 12 keeps in memory: it would be made whole for every row.)
   struct Copies {
     const Formula formula;
     const Tile<T> tile;
@@ -211,7 +212,7 @@ class RowLoop {
     }
     FUSEDLOSS_INLINE void put_slopes(int64_t first, int64_t count, W factor, typename W::Mask counted) const {
       const Place<T, across> place{tile, labels, first, count};
-      const Slopes<V> slopes = formula.slopes(row, At{place});
+      Slopes<V> slopes = formula.slopes(row, At{place});
       put(place, 0, slopes.by_input, factor, counted);
       if constexpr (Formula::dense) put(place, 1, slopes.by_target, factor, counted);
     }
@@ -239,7 +240,7 @@ class RowLoop {
   [[gnu::noinline]] void gather() {
     if (skips<k>(formula_, row_)) return;
     constexpr Stage stage = Formula::stages[k];
-    const Copies local = copies();
+    Copies local = copies();
     auto all = empty<stage, V>();
     Terms<Sum<V>, stage.terms> sums;
     const auto take = [&](const Terms<V, stage.terms>& some) __attribute__((always_inline)) {
@@ -277,7 +278,7 @@ class RowLoop {
   }
 
   [[gnu::noinline]] void make_gradients() {
-    const Copies local = copies();
+    Copies local = copies();
     const W factor = gradient_factor();
     const auto counted = counted_lanes();
     if constexpr (across) {

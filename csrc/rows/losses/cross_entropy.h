@@ -10,20 +10,18 @@
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
 // `plain`: the target has mass only at a label, and logits have no cap.
-template <bool is_dense, bool plain>
+template <bool is_dense, bool plain, bool capped>
 struct CrossEntropyFormula {
   static constexpr bool dense = is_dense;
   static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, plain ? 1 : 3}};
   Constant kept, spread, square, cap, inverse_cap;
-  bool capped;
 
   CrossEntropyFormula(const double* parameters, int64_t classes)
       : kept(1 - parameters[0]),
         spread(parameters[0] / double(classes)),
         square(parameters[1]),
         cap(parameters[2]),
-        inverse_cap(1 / parameters[2]),
-        capped(parameters[2] != 0) {}
+        inverse_cap(1 / parameters[2]) {}
 
   template <class V>
   struct Row : RowStart<V> {
@@ -122,9 +120,10 @@ struct CrossEntropy {
 
   template <bool dense, class Use>
   static void with_formula(const double* parameters, int64_t classes, Use use) {
+    if (parameters[2] != 0) return use(CrossEntropyFormula<dense, false, true>(parameters, classes));
     if constexpr (!dense)
-      if (parameters[0] == 0 && parameters[2] == 0) return use(CrossEntropyFormula<dense, true>(parameters, classes));
-    use(CrossEntropyFormula<dense, false>(parameters, classes));
+      if (parameters[0] == 0) return use(CrossEntropyFormula<dense, true, false>(parameters, classes));
+    use(CrossEntropyFormula<dense, false, false>(parameters, classes));
   }
 };
 
