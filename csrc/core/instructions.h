@@ -1,5 +1,6 @@
 // What processors have an instruction for and the vector extension of the compilers cannot say, or GCC does not see.
-// These overloads are better matches than the general functions of core/math.h; the results of max and min are the same.
+// These overloads are better matches than the general functions of core/math.h; the results of max and min are the
+// same.
 #pragma once
 #include "core/lanes.h"
 

@@ -210,21 +210,23 @@ class RowLoop {
       const Place<T, across> place{tile, labels, first, count};
       return formula.template term<k>(row, At{place});
     }
+    template <bool streams>
     FUSEDLOSS_INLINE void put_slopes(int64_t first, int64_t count, W factor, typename W::Mask counted) const {
       const Place<T, across> place{tile, labels, first, count};
       Slopes<V> slopes = formula.slopes(row, At{place});
-      put(place, 0, slopes.by_input, factor, counted);
-      if constexpr (Formula::dense) put(place, 1, slopes.by_target, factor, counted);
+      put<streams>(place, 0, slopes.by_input, factor, counted);
+      if constexpr (Formula::dense) put<streams>(place, 1, slopes.by_target, factor, counted);
     }
 
    private:
+    template <bool streams>
     FUSEDLOSS_INLINE void put(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
       const auto& gradient = tile.gradients[k];
       if (!at.wants(k)) return;
       W x = factor * number(slope);
       if constexpr (across) x = select(counted, x, W(0));  // (a single row counts, or nobody asks)
       T* place = gradient.data + at.first;
-      if (!across && seldom(tile.streams) && at.count == W::size && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
+      if (streams && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
         stream(x, place);
       else
         at.store(gradient.data, gradient.pitch, x);
@@ -277,22 +279,29 @@ class RowLoop {
     return terms;
   }
 
-  [[gnu::noinline]] void make_gradients() {
+  void make_gradients() {
+    if constexpr (across)
+      put_registers<false>(0, tile_.classes);
+    else
+      make_gradients_of_row();
+  }
+  void make_gradients_of_row() {
+    const int64_t head = tile_.streams ? classes_before_alignment() : 0;
+    const int64_t tail = tile_.classes - (tile_.classes - head) % W::size;
+    if (head > 0) put_some(0, head);
+    tile_.streams ? put_registers<true>(head, tail) : put_registers<false>(head, tail);
+    if (tail < tile_.classes) put_some(tail, tile_.classes - tail);
+  }
+  template <bool streams>
+  [[gnu::noinline]] void put_registers(int64_t begin, int64_t end) const {
     Copies local = copies();
     const W factor = gradient_factor();
     const auto counted = counted_lanes();
-    if constexpr (across) {
-      for (int64_t first = 0; first < local.tile.classes; ++first) local.put_slopes(first, W::size, factor, counted);
-    } else {
-      const int64_t head = tile_.streams ? classes_before_alignment() : 0;
-      if (head > 0) put_some(0, head);
-      const int64_t tail = tile_.classes - (tile_.classes - head) % W::size;
-      for (int64_t first = head; first < tail; first += W::size) local.put_slopes(first, W::size, factor, counted);
-      if (tail < tile_.classes) put_some(tail, tile_.classes - tail);
-    }
+    for (int64_t first = begin; first < end; first += kStep)
+      local.template put_slopes<streams>(first, W::size, factor, counted);
   }
   [[gnu::noinline]] void put_some(int64_t first, int64_t count) const {
-    copies().put_slopes(first, count, gradient_factor(), counted_lanes());
+    copies().template put_slopes<false>(first, count, gradient_factor(), counted_lanes());
   }
   void put_slope_at_label() const {
     if constexpr (across && std::size(Formula::stages) == 0) {
