@@ -16,6 +16,12 @@ struct Family {
   using Arguments = pointwise::Arguments;
   static constexpr int kOperands = kMaxOperands;
 
+  // To read the operands again takes no longer than to read a gradient.
+  static bool keeps_unreduced(const Loss&) { return false; }
+  static at::Tensor scaled_unreduced(const Loss&, const at::Tensor&, const at::Tensor&, const Arguments&, bool) {
+    return {};
+  }
+
   // On operands expanded to the shape of the loss, so that no sum comes in between.
   static at::Tensor second_along(const Loss& loss, Tensors tangents, const Tensors& moving, Arguments a,
                                  const at::Tensor& result) {

@@ -21,6 +21,13 @@ struct Family {
   using Arguments = rows::Arguments;
   static constexpr int kOperands = kMaxOperands;
 
+  // Where little but the label is read, what was read is made again sooner than it is kept.
+  static bool keeps_unreduced(const Loss& loss) { return !loss.about->reads_label_only; }
+  static at::Tensor scaled_unreduced(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output,
+                                     const Arguments& a, bool in_place) {
+    return kernels::scaled_rows(loss, gradient, grad_output, a, in_place);
+  }
+
   static at::Tensor second_along(const Loss& loss, const Tensors& tangents, const Tensors& moving, const Arguments& a,
                                  const at::Tensor& result) {
     const Tensors second = call_hvp(loss, at::ones_like(result), moving, differentiable::defined(tangents), a);

@@ -134,6 +134,8 @@ struct Engine {
   Count (*count_float)(const Pass&, int64_t first, int64_t rows);
   Count (*count_double)(const Pass&, int64_t first, int64_t rows);
   int float_lanes, double_lanes;
+  // In the place of a loss: its gradient is the input, times what comes in for the row.
+  TileFunctions scaling;
 };
 
 }  // namespace fusedloss::rows

@@ -372,6 +372,23 @@ void backward_into(const Loss& loss, const at::Tensor& grad_output, const Argume
   call.run();
 }
 
+at::Tensor scaled_rows(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output, const Arguments& a,
+                       bool in_place) {
+  const Description about{.name = loss.about->name, .targets = Targets::labels_or_dense};
+  const Loss scaling{&about, &engine().scaling, nullptr};
+  Arguments rows = a;
+  rows.operands[0] = gradient;
+  if (check(*loss.about, a).dense) rows.operands[1] = gradient;
+  rows.weight = at::Tensor();
+  rows.parameters = {};
+  // (The gradient has the weights already; here they say which rows are left out.)
+  if (a.sample_weight.defined()) rows.sample_weight = a.sample_weight.ne(0);
+  const at::Tensor result =
+      in_place ? gradient : empty_laid_out_like(gradient, gradient.sym_sizes(), gradient.scalar_type());
+  backward_into(scaling, grad_output, rows, result);
+  return result;
+}
+
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   Call call(loss, a);
   call.take_tangents(tangents);

@@ -65,6 +65,9 @@ Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangent
 // The gradient of the input, into memory of its shape and type, which may be the input's own.
 void backward_into(const Loss& loss, const at::Tensor& grad_output, const Arguments& arguments,
                    const at::Tensor& gradient);
+// An unreduced loss's gradient by one operand for an incoming gradient of 1, times the one that came; in place or not.
+at::Tensor scaled_rows(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output,
+                       const Arguments& arguments, bool in_place);
 }  // namespace kernels
 
 // What they do at the autograd key: record, and call the ones below.
