@@ -13,6 +13,7 @@
 #include "core/transpose.h"
 #include "rows/label_walk.h"
 #include "rows/row_numbers.h"
+#include "rows/row_scaling.h"
 #include "rows/tiles.h"
 
 namespace fusedloss::rows {
@@ -273,35 +274,16 @@ void run(const Pass& pass, const FunctionsOf<T>& functions, int64_t begin, int64
     Walk<T, false>(pass, functions).run(tiling, begin, end, sums);
 }
 
-template <class T, bool across>
-void scale_tile(const Tile<T>& tile) {
-  using V = Lanes<T>;
-  const auto &from = tile.operands[0], &to = tile.gradients[0];
-  const int64_t whole = across ? tile.classes : tile.classes / V::size;
-  const int64_t from_pitch = across ? from.pitch : V::size, to_pitch = across ? to.pitch : V::size;
-  const V factor = across ? V::load(tile.factor) : V(double(tile.factor[0]));
-  const auto counted = (across ? V::load(tile.counted) : V(1)) > V(0);
-  for (int64_t k = 0; k < whole; ++k)
-    select(counted, factor * V::load(from.data + k * from_pitch), V(0)).store(to.data + k * to_pitch);
-  if (!across)
-    for (int64_t c = whole * V::size; c < tile.classes; ++c) to.data[c] = tile.factor[0] * from.data[c];
-}
 template <class T>
-constexpr FunctionsOf<T> scaling() {
-  constexpr TileFunction<T> along = scale_tile<T, false>, across = scale_tile<T, true>;
-  return {.of = {{{along}, {across}}, {{along}, {across}}}};
+void scale(const Pass& pass, int64_t begin, int64_t end) {
+  RowScaling<T>(pass).run(Tiling(pass, Lanes<T>::size), begin, end);
 }
 
 }  // namespace
 
 // FUSEDLOSS_ENGINE is the name of this instruction set's engine.
 extern const Engine FUSEDLOSS_ENGINE;
-const Engine FUSEDLOSS_ENGINE{run<float>,
-                              run<double>,
-                              count<float>,
-                              count<double>,
-                              Lanes<float>::size,
-                              Lanes<double>::size,
-                              {scaling<float>(), scaling<double>()}};
+const Engine FUSEDLOSS_ENGINE{run<float>,   run<double>,   scale<float>,       scale<double>,
+                              count<float>, count<double>, Lanes<float>::size, Lanes<double>::size};
 
 }  // namespace fusedloss::rows

@@ -127,15 +127,15 @@ struct Count {
 };
 
 // For passes in float and in double. `run` computes the blocks [begin, end) and puts each one's sum of weighted values
-// into sums[block]; `count` looks at `rows` rows from `first` on.
+// into sums[block]; `scale` multiplies their gradients by what comes in; `count` looks at `rows` rows from `first` on.
 struct Engine {
   void (*run_float)(const Pass&, const FunctionsOf<float>&, int64_t begin, int64_t end, double* sums);
   void (*run_double)(const Pass&, const FunctionsOf<double>&, int64_t begin, int64_t end, double* sums);
+  void (*scale_float)(const Pass&, int64_t begin, int64_t end);
+  void (*scale_double)(const Pass&, int64_t begin, int64_t end);
   Count (*count_float)(const Pass&, int64_t first, int64_t rows);
   Count (*count_double)(const Pass&, int64_t first, int64_t rows);
   int float_lanes, double_lanes;
-  // In the place of a loss: its gradient is the input, times what comes in for the row.
-  TileFunctions scaling;
 };
 
 }  // namespace fusedloss::rows

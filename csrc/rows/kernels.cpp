@@ -106,12 +106,7 @@ class Call {
  public:
   Call(const Loss& loss, const Arguments& a) : loss_(loss), about_(*loss.about), a_(a), known_(check(about_, a)) {
     show_classes(a.operands[0], pass_.operands[0]);
-    if (about_.targets == Targets::lists)
-      show_classes(members_ = computes() ? members() : a.operands[1], pass_.operands[1]);
-    else if (known_.dense)
-      show_classes(a.operands[1], pass_.operands[1]);
-    else
-      show_labels(a.operands[1]);
+    if (!known_.dense) show_labels(a.operands[1]);
     show(a.sample_weight, pass_.row_weight);
     pass_.parameters = a.parameters.data();
     pass_.ignored = a.ignore_index;
@@ -176,13 +171,20 @@ class Call {
 
   void run() {
     if (!computes()) return;
-    lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(known_.rows)), shown_);
-    pass_.across = -1;  // rows are walked in the order of the input's memory only
+    if (known_.dense) show_classes(about_.targets == Targets::lists ? members() : a_.operands[1], pass_.operands[1]);
+    lay_out_rows();
     if (on_gpu()) return run_on_device();
     const double denominator = divide_by_count();
     const double sum = run_blocks();
     if (!value_.defined() || !reduces()) return;
     fill(value_, denominator == 0 && a_.reduction == Reduction::mean_or_zero ? 0 : sum / denominator);
+  }
+
+  // Gradients that were made before, by what comes in for their rows.
+  void scale() {
+    lay_out_rows();
+    const auto scale_blocks = wide() ? engine().scale_double : engine().scale_float;
+    in_blocks(tiling(), [&](int64_t begin, int64_t end) { scale_blocks(pass_, begin, end); });
   }
 
   at::Tensor value() const { return value_; }
@@ -207,6 +209,10 @@ class Call {
     if (computes()) view.step = tensor.stride(known_.axis);
     shown_.push_back({&tensor, &view, known_.axis});
   }
+  void lay_out_rows() {
+    lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(known_.rows)), shown_);
+    pass_.across = -1;  // rows are walked in the order of the input's memory only
+  }
   // On a device they are contiguous: a label that is no class is then named by where it stands in memory.
   void show_labels(const at::Tensor& labels) {
     shown_.push_back({on_gpu() ? &kept(labels.to(at::kLong).contiguous()) : &labels, &pass_.labels});
@@ -223,17 +229,16 @@ class Call {
     return converted_.back();
   }
   void run_on_device() {
-    const bool wide = known_.compute == at::kDouble;
-    if (reduces() && a_.reduction != Reduction::sum) find_denominator(wide);
+    if (reduces() && a_.reduction != Reduction::sum) find_denominator();
     if (value_.defined() && reduces()) point(pass_.sum, value_);
-    if constexpr (kHasDevice) rows::run_on_device(loss_, pass_, known_.dense, wide, a_.operands[0]);
+    if constexpr (kHasDevice) rows::run_on_device(loss_, pass_, known_.dense, wide(), a_.operands[0]);
   }
   // By what the sum over the rows is divided: the device knows it where that is seen from labels and weights.
-  void find_denominator([[maybe_unused]] bool wide) {
+  void find_denominator() {
     const bool weighted = about_.weighted_mean, never_zero = a_.reduction == Reduction::mean_or_zero;
     if constexpr (kHasDevice)
       if (pass_.labels.data || (weighted && pass_.row_weight.data)) {
-        const at::Tensor& count = kept(count_on_device(loss_, pass_, weighted, never_zero, wide, a_.operands[0]));
+        const at::Tensor& count = kept(count_on_device(loss_, pass_, weighted, never_zero, wide(), a_.operands[0]));
         pass_.divisor = count.const_data_ptr<double>();
         return;
       }
@@ -242,7 +247,7 @@ class Call {
   }
 
   // How often every class is in the row's list. (On a device too it is the host that looks.)
-  at::Tensor members() const {
+  const at::Tensor& members() {
     const at::Tensor lists = a_.operands[1].to(at::kCPU, at::kLong).movedim(known_.axis, -1).contiguous();
     at::Tensor result = at::zeros(lists.sizes(), lists.options().dtype(known_.compute));
     const int64_t* list = lists.const_data_ptr<int64_t>();
@@ -258,7 +263,7 @@ class Call {
         else
           ++result.mutable_data_ptr<float>()[row + list[k]];
       }
-    return result.to(a_.operands[0].device()).movedim(-1, known_.axis);
+    return kept(result.to(a_.operands[0].device()).movedim(-1, known_.axis));
   }
 
   // ---- what counts ----
@@ -280,7 +285,7 @@ class Call {
   Count count() const {
     constexpr int64_t kBlock = 1 << 12;
     const int64_t blocks = (pass_.count + kBlock - 1) / kBlock;
-    const auto engine_count = known_.compute == at::kDouble ? engine().count_double : engine().count_float;
+    const auto engine_count = wide() ? engine().count_double : engine().count_float;
     std::vector<Count> counts(blocks);
     at::parallel_for(0, blocks, /*grain_size=*/4, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
@@ -311,17 +316,20 @@ class Call {
 
   // ---- the pass ----
 
+  bool wide() const { return known_.compute == at::kDouble; }
+  Tiling tiling() const { return {pass_, wide() ? engine().double_lanes : engine().float_lanes}; }
+  template <class Use>
+  static void in_blocks(const Tiling& tiling, Use use) {
+    at::parallel_for(0, tiling.blocks(), tiling.blocks_for_a_thread(), use);
+  }
   double run_blocks() const {
-    const bool wide = known_.compute == at::kDouble;
-    const Engine& here = engine();
-    const Tiling tiling(pass_, wide ? here.double_lanes : here.float_lanes);
-    const int64_t blocks = pass_.count == 0 ? 0 : tiling.blocks();
-    std::vector<double> sums(blocks);
-    at::parallel_for(0, blocks, tiling.blocks_for_a_thread(), [&](int64_t begin, int64_t end) {
-      if (wide)
-        here.run_double(pass_, loss_.functions->of_double, begin, end, sums.data());
+    const Tiling tiling = this->tiling();
+    std::vector<double> sums(tiling.blocks());
+    in_blocks(tiling, [&](int64_t begin, int64_t end) {
+      if (wide())
+        engine().run_double(pass_, loss_.functions->of_double, begin, end, sums.data());
       else
-        here.run_float(pass_, loss_.functions->of_float, begin, end, sums.data());
+        engine().run_float(pass_, loss_.functions->of_float, begin, end, sums.data());
     });
     Sum<double> sum;
     for (const double part : sums) sum.add(part);
@@ -334,9 +342,9 @@ class Call {
   const Checked known_;
   DevicePass pass_;
   c10::SmallVector<Shown, 10> shown_;
-  // What the device needs beside the arguments: room for all of them, because shown_ points here.
+  // What is needed beside the arguments: room for all of it, because shown_ points here.
   c10::SmallVector<at::Tensor, 10> converted_;
-  at::Tensor weight_, members_, value_;
+  at::Tensor weight_, value_;
   Tensors gradients_;
 };
 
@@ -374,18 +382,11 @@ void backward_into(const Loss& loss, const at::Tensor& grad_output, const Argume
 
 at::Tensor scaled_rows(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output, const Arguments& a,
                        bool in_place) {
-  const Description about{.name = loss.about->name, .targets = Targets::labels_or_dense};
-  const Loss scaling{&about, &engine().scaling, nullptr};
-  Arguments rows = a;
-  rows.operands[0] = gradient;
-  if (check(*loss.about, a).dense) rows.operands[1] = gradient;
-  rows.weight = at::Tensor();
-  rows.parameters = {};
-  // (The gradient has the weights already; here they say which rows are left out.)
-  if (a.sample_weight.defined()) rows.sample_weight = a.sample_weight.ne(0);
-  const at::Tensor result =
-      in_place ? gradient : empty_laid_out_like(gradient, gradient.sym_sizes(), gradient.scalar_type());
-  backward_into(scaling, grad_output, rows, result);
+  const at::Tensor result = in_place ? gradient : gradient.clone();
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.take_gradient(0, result);
+  call.scale();
   return result;
 }
 
