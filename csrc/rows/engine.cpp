@@ -165,7 +165,8 @@ class Walk {
         reads_listed_(functions.reads_listed),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
-        gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}} {
+        gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}},
+        rows_(pass) {
     tile_.classes = pass.classes;
     tile_.weight = static_cast<const T*>(pass.weight);
     tile_.labels = rows_.labels;

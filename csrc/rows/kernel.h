@@ -60,6 +60,7 @@ struct Pass : Extent {
   ClassView gradients[kMaxOperands];
   int64_t ignored = 0;  // rows with this label do not count
   bool reads_label_only = false;
+  bool sums_values = false;   // whether somebody asks for the sum of the weighted values
   bool sums_weights = false;  // whether a count is to sum the weights of rows, by which a mean may divide
   bool moving = false;        // along the tangents: derivatives instead of values, and second ones instead of gradients
   double scale = 1;           // multiplies gradients

@@ -153,6 +153,7 @@ class Call {
   }
   void make_value() {
     value_ = empty_laid_out_like(a_.operands[0], reduces() ? c10::SymDimVector() : known_.rows, known_.dtype);
+    pass_.sums_values = reduces();
     if (!reduces()) show(value_, pass_.value);
   }
   void make_gradients(const Mask& mask) {
@@ -183,6 +184,7 @@ class Call {
   // Gradients that were made before, by what comes in for their rows.
   void scale() {
     lay_out_rows();
+    divide_by_count();
     const auto scale_blocks = wide() ? engine().scale_double : engine().scale_float;
     in_blocks(tiling(), [&](int64_t begin, int64_t end) { scale_blocks(pass_, begin, end); });
   }

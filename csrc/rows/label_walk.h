@@ -14,7 +14,7 @@ template <class T>
 class LabelWalk {
  public:
   LabelWalk(const Pass& pass, const FunctionsOf<T>& functions)
-      : pass_(pass), function_(functions.of[false][true][pass.moving]) {
+      : pass_(pass), function_(functions.of[false][true][pass.moving]), rows_(pass) {
     tile_.classes = pass.classes;
     tile_.parameters = pass.parameters;
   }
@@ -47,7 +47,7 @@ class LabelWalk {
     rows_.weigh_values(count, in_registers);
     if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
     if (pass_.gradients[0].data) write_labels(pass_.gradients[0], part);
-    add_registers(rows_.value, in_registers, sum);
+    if (pass_.sums_values) add_registers(rows_.value, in_registers, sum);
   }
   void run_tile(int64_t first) {
     tile_.labels = rows_.labels + first;

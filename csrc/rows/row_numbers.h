@@ -14,27 +14,34 @@ namespace fusedloss::rows::inline FUSEDLOSS_SET {
 template <class T, int most>
 struct RowNumbers {
   // (In whole registers: one that lies in two lines of a cache takes twice the time.)
-  alignas(64) T weight[most], counted[most] = {}, factor[most] = {}, value[most] = {};
+  alignas(64) T weight[most], counted[most], factor[most], value[most] = {};
   alignas(64) int64_t labels[most] = {};
 
-  RowNumbers() { std::fill(std::begin(weight), std::end(weight), T(1)); }
+  explicit RowNumbers(const Pass& pass) {
+    std::fill_n(weight, most, T(1));
+    std::fill_n(counted, most, T(1));
+    std::fill_n(factor, most, T(pass.scale));
+  }
 
   // `count` is that of the rows, or above it: a loop whose length is known may be no loop.
   void take(const Pass& pass, const Part& part, int64_t count) {
-    if (pass.row_weight.data) load_part(pass, pass.row_weight, part, weight);
-    for (int64_t k = 0; k < count; ++k) counted[k] = weight[k] == 0 ? 0 : 1;
+    const bool weighs = pass.row_weight.data;
+    if (weighs) {
+      load_part(pass, pass.row_weight, part, weight);
+      for (int64_t k = 0; k < count; ++k) counted[k] = weight[k] == 0 ? 0 : 1;
+      for (int64_t k = 0; k < count; ++k) factor[k] = T(pass.scale) * weight[k];
+    }
     if (pass.labels.data) {
       load_part(pass, pass.labels, part, labels);
       for (int64_t k = 0; k < count; ++k) {
         const bool ignored = labels[k] == pass.ignored;
-        counted[k] = ignored ? 0 : counted[k];
+        counted[k] = ignored || (weighs && counted[k] == 0) ? 0 : 1;
         labels[k] = ignored ? 0 : labels[k];
       }
     }
-    for (int64_t k = 0; k < count; ++k) factor[k] = T(pass.scale) * weight[k];
     if (!pass.grad_output.data) return;
     load_part(pass, pass.grad_output, part, value);
-    for (int64_t k = 0; k < count; ++k) factor[k] = factor[k] * value[k];
+    for (int64_t k = 0; k < count; ++k) factor[k] = T(pass.scale) * weight[k] * value[k];
   }
   // Values of rows that do not count become 0, and of `count` those beyond the `rows` that there are.
   void weigh_values(int64_t rows, int64_t count) {
@@ -42,12 +49,17 @@ struct RowNumbers {
   }
 };
 
-// Adds numbers that fill whole registers.
+// Adds numbers that fill whole registers; a few of them plainly, before the sum takes them.
 template <class T>
 void add_registers(const T* x, int64_t count, Sum<double>& sum) {
   using V = Lanes<T>;
+  constexpr int64_t kTogether = 8 * V::size;
   Sum<V> lanes;
-  for (int64_t i = 0; i < count; i += V::size) lanes.add(V::load(x + i));
+  for (int64_t begin = 0; begin < count; begin += kTogether) {
+    V some = 0;
+    for (int64_t i = begin; i < std::min(begin + kTogether, count); i += V::size) some = some + V::load(x + i);
+    lanes.add(some);
+  }
   for (int lane = 0; lane < V::size; ++lane)
     sum.add(value_of({double(lanes.total.raw[lane]), double(lanes.lost.raw[lane])}));
 }

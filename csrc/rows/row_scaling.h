@@ -10,7 +10,7 @@ namespace fusedloss::rows::inline FUSEDLOSS_SET {
 template <class T>
 class RowScaling {
  public:
-  explicit RowScaling(const Pass& pass) : pass_(pass) {}
+  explicit RowScaling(const Pass& pass) : pass_(pass), rows_(pass) {}
 
   void run(const Tiling& tiling, int64_t begin, int64_t end) {
     Part part;
@@ -32,12 +32,22 @@ class RowScaling {
     for_each_run(pass_, view, part, [&](const Run& run) {
       visit_floating(view.dtype, [&](auto element) {
         auto* const data = static_cast<decltype(element)*>(view.data) + run.offset;
-        if (view.step == 1)
+        if (pass_.reads_label_only)
+          scale_labels(data, run);
+        else if (view.step == 1)
           for (int64_t i = 0; i < run.length; ++i) scale_row(data + i * run.stride, factor_[run.at + i]);
         else
           for (int64_t c = 0; c < pass_.classes; ++c) scale_class(data + c * view.step, run);
       });
     });
+  }
+  // (What is 0 elsewhere stays 0.)
+  template <class S>
+  void scale_labels(S* data, const Run& run) const {
+    for (int64_t i = 0; i < run.length; ++i) {
+      S& slope = data[i * run.stride + rows_.labels[run.at + i] * pass_.gradients[0].step];
+      slope = convert<S>(factor_[run.at + i] * convert<T>(slope));
+    }
   }
   template <class S>
   void scale_row(S* data, T factor) const {
