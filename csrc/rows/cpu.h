@@ -55,12 +55,6 @@ struct Place {
   }
 };
 
-// The label's class of every row.
-template <class T>
-struct PlaceOfLabel {
-  FUSEDLOSS_INLINE typename Lanes<T>::Mask is_label() const { return Lanes<T>(0) == Lanes<T>(0); }
-};
-
 // What a formula reads at a place; V is a register, or a dual number of two.
 template <class Formula, class V, class Where>
 struct ClassAt {
@@ -130,6 +124,27 @@ FUSEDLOSS_INLINE Dual<Lanes<T>> merged(Dual<Lanes<T>> x) {
   return {merged<stage>(x.value), stage.combine == Combine::sum ? merged<stage>(x.dot) : Lanes<T>(0)};
 }
 
+// What is written of a number: itself, or how it changes.
+template <class T>
+FUSEDLOSS_INLINE Lanes<T> written(Lanes<T> x) {
+  return x;
+}
+template <class T>
+FUSEDLOSS_INLINE Lanes<T> written(Dual<Lanes<T>> x) {
+  return x.dot;
+}
+
+template <class W>
+FUSEDLOSS_INLINE void set_label(RowStart<W>& row, W input, W, W weight) {
+  row.input = input;
+  row.weight = weight;
+}
+template <class W>
+FUSEDLOSS_INLINE void set_label(RowStart<Dual<W>>& row, W input, W tangent, W weight) {
+  row.input = {input, tangent};
+  row.weight = {weight, 0};
+}
+
 template <class Formula, class T, bool across, bool moving>
 class RowLoop {
  public:
@@ -142,8 +157,7 @@ class RowLoop {
     [&]<int... stage>(std::integer_sequence<int, stage...>) {
       (gather<stage>(), ...);
     }(std::make_integer_sequence<int, int(std::size(Formula::stages))>{});
-    number(formula_.value(row_)).store(tile_.value);
-    if (tile_.slope_at_label) put_slope_at_label();
+    written(formula_.value(row_)).store(tile_.value);
     if (tile_.gradients[0].data || tile_.gradients[1].data) make_gradients();
   }
 
@@ -160,14 +174,7 @@ class RowLoop {
     row_.classes = double(tile_.classes);
     labels_ = typename W::Bits{};
     if constexpr (Formula::dense) return;
-    if (tile_.input_at_label)
-      start_at_labels();
-    else
-      find_labels();
-  }
-  void start_at_labels() {
-    const auto given = [](const T* numbers, double otherwise) { return numbers ? W::load(numbers) : W(otherwise); };
-    set_label(W::load(tile_.input_at_label), given(tile_.tangent_at_label, 0), given(tile_.weight_at_label, 1));
+    find_labels();
   }
   void find_labels() {
     T input[W::size], tangent[W::size] = {}, weight[W::size];
@@ -179,21 +186,8 @@ class RowLoop {
       if (tile_.tangents[0].data) tangent[lane] = at(tile_.tangents[0]);
       weight[lane] = tile_.weight ? tile_.weight[label] : T(1);
     }
-    set_label(W::load(input), W::load(tangent), W::load(weight));
+    set_label(row_, W::load(input), W::load(tangent), W::load(weight));
   }
-  void set_label(W input, W tangent, W weight) {
-    if constexpr (moving) {
-      row_.input = {input, tangent};
-      row_.weight = {weight, 0};
-    } else {
-      row_.input = input;
-      row_.weight = weight;
-    }
-  }
-
-  FUSEDLOSS_INLINE static W number(W x) { return x; }
-  FUSEDLOSS_INLINE static W number(Dual<W> x) { return x.dot; }
-
   // The classes that fill whole registers.
   int64_t whole() const { return across ? tile_.classes : tile_.classes / W::size * W::size; }
 
@@ -223,7 +217,7 @@ class RowLoop {
     FUSEDLOSS_INLINE void put(const Place<T, across>& at, int k, V slope, W factor, typename W::Mask counted) const {
       const auto& gradient = tile.gradients[k];
       if (!at.wants(k)) return;
-      W x = factor * number(slope);
+      W x = factor * written(slope);
       if constexpr (across) x = select(counted, x, W(0));  // (a single row counts, or nobody asks)
       T* place = gradient.data + at.first;
       if (streams && reinterpret_cast<uintptr_t>(place) % sizeof(W) == 0)
@@ -303,13 +297,6 @@ class RowLoop {
   [[gnu::noinline]] void put_some(int64_t first, int64_t count) const {
     copies().template put_slopes<false>(first, count, gradient_factor(), counted_lanes());
   }
-  void put_slope_at_label() const {
-    if constexpr (across && std::size(Formula::stages) == 0) {
-      const PlaceOfLabel<T> place;
-      const V slope = formula_.slopes(row_, ClassAt<Formula, V, PlaceOfLabel<T>>{place}).by_input;
-      select(counted_lanes(), gradient_factor() * number(slope), W(0)).store(tile_.slope_at_label);
-    }
-  }
   W gradient_factor() const { return across ? W::load(tile_.factor) : W(double(tile_.factor[0])); }
   typename W::Mask counted_lanes() const { return (across ? W::load(tile_.counted) : W(1)) > W(0); }
   int64_t classes_before_alignment() const {
@@ -330,21 +317,51 @@ void run_tile(const Tile<T>& tile) {
   });
 }
 
+// What a formula reads where all lanes are at their labels.
+template <class T>
+struct AtLabel {
+  FUSEDLOSS_INLINE typename Lanes<T>::Mask is_label() const { return Lanes<T>(0) == Lanes<T>(0); }
+};
+
+template <class Loss, class T, bool moving>
+void run_at_labels(const LabelTile<T>& given) {
+  using W = Lanes<T>;
+  using V = std::conditional_t<moving, Dual<W>, W>;
+  LabelTile<T> tile = given;
+  Loss::template with_formula<false>(tile.parameters, tile.classes, [&](const auto& formula) {
+    for (int64_t first = 0; first < tile.rows; first += W::size) {
+      const auto load = [&](const T* numbers, double otherwise) {
+        return numbers ? W::load(numbers + first) : W(otherwise);
+      };
+      typename std::decay_t<decltype(formula)>::template Row<V> row;
+      row.classes = double(tile.classes);
+      set_label(row, W::load(tile.input + first), load(tile.tangent, 0), load(tile.weight, 1));
+      written(formula.value(row)).store(tile.value + first);
+      if (!tile.slope) continue;
+      const W slope = W::load(tile.factor + first) * written(formula.slopes(row, AtLabel<T>()).by_input);
+      select(W::load(tile.counted + first) > W(0), slope, W(0)).store(tile.slope + first);
+    }
+  });
+}
+
 template <class Loss, class T>
 constexpr FunctionsOf<T> functions_of() {
   FunctionsOf<T> all;
-  if constexpr (requires { Loss::kept; }) all.kept = Loss::kept;
-  all.reads_listed = Loss::about.targets == Targets::lists;
-  const auto fill = [&]<bool dense>() {
-    if constexpr (!Loss::about.reads_label_only) {
+  if constexpr (Loss::about.reads_label_only) {
+    all.at_labels[0] = run_at_labels<Loss, T, false>;
+    all.at_labels[1] = run_at_labels<Loss, T, true>;
+  } else {
+    if constexpr (requires { Loss::kept; }) all.kept = Loss::kept;
+    all.reads_listed = Loss::about.targets == Targets::lists;
+    const auto fill = [&]<bool dense>() {
       all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
       all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;
-    }
-    all.of[dense][1][0] = run_tile<Loss, T, dense, true, false>;
-    all.of[dense][1][1] = run_tile<Loss, T, dense, true, true>;
-  };
-  if constexpr (takes_labels(Loss::about.targets)) fill.template operator()<false>();
-  if constexpr (takes_dense(Loss::about.targets)) fill.template operator()<true>();
+      all.of[dense][1][0] = run_tile<Loss, T, dense, true, false>;
+      all.of[dense][1][1] = run_tile<Loss, T, dense, true, true>;
+    };
+    if constexpr (takes_labels(Loss::about.targets)) fill.template operator()<false>();
+    if constexpr (takes_dense(Loss::about.targets)) fill.template operator()<true>();
+  }
   return all;
 }
 

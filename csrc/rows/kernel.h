@@ -89,31 +89,41 @@ struct Tile {
   // the gradients of the others.
   const int64_t* labels;
   const T *counted, *factor;
-  // Of every lane, in the place of operands, tangents and weights, for losses that read no other classes.
-  const T *input_at_label, *tangent_at_label, *weight_at_label;
   // The classes whose target is not 0 in some lane, for losses that ask for them.
   const int64_t* listed;
   int64_t listed_count;
   Block<T> gradients[kMaxOperands];
   Block<T> kept[kMaxOperands];  // for numbers of every class that are used again; where absent they are made again
-  T* slope_at_label;            // of every lane, in the place of gradients that are 0 elsewhere, if not null
   bool streams;                 // gradients of a single row are written past the caches, where they are aligned
   T* value;                     // of every lane
+  const double* parameters;
+};
+
+// Rows of a loss that reads no class but the label's, as many as fill some registers.
+template <class T>
+struct LabelTile {
+  int64_t rows, classes;
+  const T *input, *tangent, *weight;  // of the label's class; there need not be the last two
+  const T *counted, *factor;          // as in a tile
+  T *value, *slope;                   // the second, by the input at the label, if not null
   const double* parameters;
 };
 
 // Computes one tile.
 template <class T>
 using TileFunction = void (*)(const Tile<T>&);
+template <class T>
+using LabelFunction = void (*)(const LabelTile<T>&);
 
 // The tile functions of one loss.
 template <class T>
 struct FunctionsOf {
   int kept = 0;               // how many numbers of every class are used again when gradients are made
   bool reads_listed = false;  // whether it looks for targets that are not 0
-  // Whether the target is dense; whether there is a row in each lane, as always where the label only is read; whether
-  // they move along tangents.
+  // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
   TileFunction<T> of[2][2][2] = {};
+  // In their place, where the label's class only is read; whether they move.
+  LabelFunction<T> at_labels[2] = {};
 };
 struct TileFunctions {
   FunctionsOf<float> of_float;

@@ -14,8 +14,15 @@ template <class T>
 class LabelWalk {
  public:
   LabelWalk(const Pass& pass, const FunctionsOf<T>& functions)
-      : pass_(pass), function_(functions.of[false][true][pass.moving]), rows_(pass) {
+      : pass_(pass), function_(functions.at_labels[pass.moving]), rows_(pass) {
     tile_.classes = pass.classes;
+    tile_.input = input_;
+    tile_.tangent = pass.tangents[0].data ? tangent_ : nullptr;
+    tile_.weight = pass.weight ? weight_ : nullptr;
+    tile_.counted = rows_.counted;
+    tile_.factor = rows_.factor;
+    tile_.value = rows_.value;
+    tile_.slope = pass.gradients[0].data ? slope_ : nullptr;
     tile_.parameters = pass.parameters;
   }
 
@@ -43,24 +50,13 @@ class LabelWalk {
     read_labels(pass_.tangents[0], part, tangent_);
     if (const auto* of_class = static_cast<const T*>(pass_.weight))
       for (int64_t k = 0; k < count; ++k) weight_[k] = of_class[rows_.labels[k]];
-    for (int64_t first = 0; first < count; first += kLanes) run_tile(first);
+    tile_.rows = in_registers;
+    function_(tile_);
     rows_.weigh_values(count, in_registers);
     if (pass_.value.data) store_part(pass_, pass_.value, part, rows_.value);
     if (pass_.gradients[0].data) write_labels(pass_.gradients[0], part);
     if (pass_.sums_values) add_registers(rows_.value, in_registers, sum);
   }
-  void run_tile(int64_t first) {
-    tile_.labels = rows_.labels + first;
-    tile_.counted = rows_.counted + first;
-    tile_.factor = rows_.factor + first;
-    tile_.value = rows_.value + first;
-    tile_.input_at_label = input_ + first;
-    tile_.tangent_at_label = pass_.tangents[0].data ? tangent_ + first : nullptr;
-    tile_.weight_at_label = pass_.weight ? weight_ + first : nullptr;
-    tile_.slope_at_label = pass_.gradients[0].data ? slope_ + first : nullptr;
-    function_(tile_);
-  }
-
   // Of every row the number at its label; of a row that is ignored, any.
   void read_labels(const ClassView& view, const Part& part, T* numbers) const {
     if (!view.data) return;
@@ -98,8 +94,8 @@ class LabelWalk {
   }
 
   const Pass& pass_;
-  const TileFunction<T> function_;
-  Tile<T> tile_{};
+  const LabelFunction<T> function_;
+  LabelTile<T> tile_{};
   RowNumbers<T, kRows> rows_;
   T input_[kRows] = {}, tangent_[kRows] = {}, weight_[kRows] = {}, slope_[kRows];
 };
