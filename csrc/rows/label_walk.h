@@ -37,7 +37,7 @@ class LabelWalk {
   }
 
  private:
-  static constexpr int64_t kRows = 1024, kLanes = Lanes<T>::size;
+  static constexpr int64_t kRows = 256, kLanes = Lanes<T>::size;
   // Zeros of so many bytes may stay in a cache: hardly anything is read beside them.
   static constexpr int64_t kMostCleared = 4 * kStreamedBytes;
 

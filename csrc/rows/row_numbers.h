@@ -78,7 +78,7 @@ void weigh_by_class(const T* of_class, const int64_t* labels, int64_t ignored, i
 // A look at labels and weights of some rows, before anything is computed.
 template <class T>
 Count count(const Pass& pass, int64_t first, int64_t rows) {
-  constexpr int64_t kTogether = 1024;
+  constexpr int64_t kTogether = 256;
   const bool weighted = pass.sums_weights && (pass.weight || pass.row_weight.data);
   const int64_t ignored = pass.ignored, end = first + rows;
   const uint64_t classes = pass.classes;

@@ -25,7 +25,7 @@ class RowScaling {
   }
 
  private:
-  static constexpr int64_t kRows = 1024;
+  static constexpr int64_t kRows = 256;
 
   void scale(const Part& part) const {
     const ClassView& view = pass_.gradients[0];
