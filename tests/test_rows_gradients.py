@@ -202,6 +202,22 @@ def test_rows_that_do_not_count_are_exactly_zero(dtype: torch.dtype, classes: in
             assert along.isfinite().all(), f"{name}, {reduction}"
 
 
+@pytest.mark.parametrize("classes", [3, 40, 5000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_comes_in_for_rows_that_do_not_count(dtype: torch.dtype, classes: int) -> None:
+    """It is not looked at, by gradients that are made before it comes no more than by those that are made after."""
+    for name, call, x in masked_calls(dtype, classes):
+        leaf = x.clone().requires_grad_()
+        value = call(leaf, reduction="none")
+        clean = torch.linspace(-2, 3, 7, dtype=value.dtype)
+        spoilt = torch.where(OFF, SPOILT.repeat(2)[:7].to(value.dtype), clean)
+        (expected,) = torch.autograd.grad(value, leaf, clean, create_graph=True)
+        for retain in (True, True, False):
+            (gradient,) = torch.autograd.grad(value, leaf, spoilt, retain_graph=retain)
+            assert torch.equal(gradient[OFF], torch.zeros_like(x[OFF])), name
+            torch.testing.assert_close(gradient, expected.detach())
+
+
 @pytest.mark.parametrize("shape", [(6, 3), (6, 40), (3, 5, 2), (4,)], ids=str)
 def test_where_every_row_is_ignored(shape: tuple[int, ...]) -> None:
     """A mean is NaN as torch's is, or 0 on request; gradients are 0 all the same, and so is every value of 'none'."""

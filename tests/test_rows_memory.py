@@ -44,6 +44,13 @@ def test_cross_entropy_holds_one_gradient(dtype: torch.dtype) -> None:
     assert peak_of_step(lambda: L.cross_entropy(x, target), x) <= x.nbytes + FEW
 
 
+def test_an_unreduced_loss_holds_one_gradient() -> None:
+    """Which is made with the values, and multiplied in its place by what comes in for the rows."""
+    x, target, incoming = logits().requires_grad_(), labels(), torch.rand(ROWS)
+    loss = lambda: (L.cross_entropy(x, target, reduction="none") * incoming).sum()  # noqa: E731
+    assert peak_of_step(loss, x) <= ONE + 3 * incoming.nbytes + FEW
+
+
 def test_strided_logits_are_not_copied() -> None:
     x = logits().t().contiguous().requires_grad_()
     target = labels()

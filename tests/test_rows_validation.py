@@ -102,6 +102,23 @@ def test_nothing_is_written_before_an_index_out_of_range_is_found() -> None:
 
 
 @pytest.mark.host  # on CUDA the row is NaN, and named later
+@OF_LABELS
+def test_a_class_index_that_leaves_the_range_before_the_backward_pass(loss: RowLoss) -> None:
+    """Behind the back of autograd, which counts the changes of a tensor but not those of its .data."""
+    for reduction in loss.reductions:
+        given = loss.given((9, 5), torch.float32)
+        given["input"].requires_grad_()
+        value = call(loss, given, reduction=reduction)
+        given["target"].data[6] = 2**40
+        if reduction == "none":
+            with pytest.raises(IndexError, match=str(2**40)):
+                value.sum().backward()
+        else:
+            value.backward()
+            assert given["input"].grad is not None and given["input"].grad.isfinite().all()
+
+
+@pytest.mark.host  # on CUDA the row is NaN, and named later
 def test_what_is_ignored_need_not_be_a_class() -> None:
     x = torch.randn(3, 4)
     for ignored in (-100, 4, 255, -(2**62)):
