@@ -21,7 +21,7 @@ def _labels(shape: Shape) -> Operands:
 
 
 def _log_probabilities(shape: Shape) -> Operands:
-    return [torch.randn(shape).log_softmax(1), torch.randint(shape[1], shape[:1])]
+    return [torch.randn(shape).log_softmax(1), torch.randint(shape[1], (shape[0], *shape[2:]))]
 
 
 def _distributions(shape: Shape) -> Operands:
@@ -91,8 +91,9 @@ DISTILLATION = Loss(
     _two_logits,
     reduction="batchmean",
 )
+NLL = _loss("nll_loss", _log_probabilities)
 OTHERS = (
-    _loss("nll_loss", _log_probabilities),
+    NLL,
     _loss("categorical_cross_entropy", _two_distributions),
     _loss("softmax_focal_loss", _labels),
     _loss("categorical_hinge_loss", _labels),
@@ -127,5 +128,8 @@ def rows(threads: int, quick: bool, device: Device) -> Iterator[Row]:
         for shape in ((64, 10), (65536, 100), (4096, 1000)):
             yield row(loss, *shape)
     yield row(CROSS_ENTROPY, 4096, 32000, case="rows-bfloat16", dtype=torch.bfloat16)
+    for loss in (CROSS_ENTROPY, NLL):
+        for unreduced in ((65536, 1000), (65536, 100), (2, 8, 200, 200), (100_000, 2), (64, 10)):
+            yield row(loss, *unreduced, case="rows-reduction-none", reduction="none")
     for power in (1, 5, 9, 13, 17) if quick else range(1, 18):
         yield row(CROSS_ENTROPY, 8 * MILLION >> power, 1 << power, case="rows-by-classes")
