@@ -51,6 +51,12 @@ def test_an_unreduced_loss_holds_one_gradient() -> None:
     assert peak_of_step(loss, x) <= ONE + 3 * incoming.nbytes + FEW
 
 
+def test_lists_of_classes_are_read_where_they_lie() -> None:
+    x, lists = logits().requires_grad_(), torch.full((ROWS, CLASSES), -1)
+    lists[:, :2] = labels()[:, None]
+    assert peak_of_step(lambda: L.multilabel_margin_loss(x, lists), x) <= ONE + FEW
+
+
 def test_strided_logits_are_not_copied() -> None:
     x = logits().t().contiguous().requires_grad_()
     target = labels()

@@ -352,7 +352,6 @@ constexpr FunctionsOf<T> functions_of() {
     all.at_labels[1] = run_at_labels<Loss, T, true>;
   } else {
     if constexpr (requires { Loss::kept; }) all.kept = Loss::kept;
-    all.reads_listed = Loss::about.targets == Targets::lists;
     const auto fill = [&]<bool dense>() {
       all.of[dense][0][0] = run_tile<Loss, T, dense, false, false>;
       all.of[dense][0][1] = run_tile<Loss, T, dense, false, true>;

@@ -12,6 +12,7 @@
 #include "core/sum.h"
 #include "core/transpose.h"
 #include "rows/label_walk.h"
+#include "rows/listed_targets.h"
 #include "rows/row_numbers.h"
 #include "rows/row_scaling.h"
 #include "rows/tiles.h"
@@ -162,10 +163,10 @@ class Walk {
       : pass_(pass),
         function_(functions.of[!pass.labels.data][!along][pass.moving]),
         keeps_(pass.moving || !(pass.gradients[0].data || pass.gradients[1].data) ? 0 : functions.kept),
-        reads_listed_(functions.reads_listed),
         operands_{{pass, pass.operands[0]}, {pass, pass.operands[1]}},
         tangents_{{pass, pass.tangents[0]}, {pass, pass.tangents[1]}},
         gradients_{{pass, pass.gradients[0]}, {pass, pass.gradients[1]}},
+        lists_(pass),
         rows_(pass) {
     tile_.classes = pass.classes;
     tile_.weight = static_cast<const T*>(pass.weight);
@@ -228,21 +229,12 @@ class Walk {
   }
 
   void read(const Part& part) {
-    for (int k = 0; k < kMaxOperands; ++k) {
-      tile_.operands[k] = operands_[k].read(part);
-      tile_.tangents[k] = tangents_[k].read(part);
-    }
-    if (reads_listed_) list_targets();
-  }
-  void list_targets() {
-    tile_.listed_count = 0;
-    int64_t* const listed = listed_.of(pass_.classes);
-    for (int64_t c = 0; c < pass_.classes; ++c) {
-      const T* const targets = tile_.operands[1].data + c * (along ? 1 : tile_.operands[1].pitch);
-      listed[tile_.listed_count] = c;
-      tile_.listed_count += std::any_of(targets, targets + kLanes, [](T x) { return x != 0; });
-    }
-    tile_.listed = listed;
+    tile_.operands[0] = operands_[0].read(part);
+    if (pass_.takes_lists)
+      lists_.read(part, tile_);
+    else
+      tile_.operands[1] = operands_[1].read(part);
+    for (int k = 0; k < kMaxOperands; ++k) tile_.tangents[k] = tangents_[k].read(part);
   }
 
   // The gradient itself, until it is written; but not memory that shall not come into caches.
@@ -256,11 +248,10 @@ class Walk {
   const Pass& pass_;
   const TileFunction<T> function_;
   const int keeps_;
-  const bool reads_listed_;
   Buffer<T> kept_[kMaxOperands];
-  Buffer<int64_t> listed_;
   Tile<T> tile_{};
   Stream<T, along> operands_[kMaxOperands], tangents_[kMaxOperands], gradients_[kMaxOperands];
+  ListedTargets<T, along> lists_;
   RowNumbers<T, kLanes> rows_;
 };
 

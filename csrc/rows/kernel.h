@@ -14,7 +14,7 @@ enum class Targets {
   labels,           // integers, one for a row: the class that is right
   dense,            // a number for every class
   labels_or_dense,  //
-  lists,            // integers, as many as classes: those that are right, ended by -1; kernels get how often
+  lists,            // integers, as many as classes: those that are right, ended by -1
 };
 constexpr bool takes_labels(Targets targets) {
   return targets == Targets::labels || targets == Targets::labels_or_dense;
@@ -60,6 +60,7 @@ struct Pass : Extent {
   ClassView gradients[kMaxOperands];
   int64_t ignored = 0;  // rows with this label do not count
   bool reads_label_only = false;
+  bool takes_lists = false;   // the second operand holds lists of classes, in the place of how often each is right
   bool sums_values = false;   // whether somebody asks for the sum of the weighted values
   bool sums_weights = false;  // whether a count is to sum the weights of rows, by which a mean may divide
   bool moving = false;        // along the tangents: derivatives instead of values, and second ones instead of gradients
@@ -118,8 +119,7 @@ using LabelFunction = void (*)(const LabelTile<T>&);
 // The tile functions of one loss.
 template <class T>
 struct FunctionsOf {
-  int kept = 0;               // how many numbers of every class are used again when gradients are made
-  bool reads_listed = false;  // whether it looks for targets that are not 0
+  int kept = 0;  // how many numbers of every class are used again when gradients are made
   // Whether the target is dense; whether there is a row in each lane; whether they move along tangents.
   TileFunction<T> of[2][2][2] = {};
   // In their place, where the label's class only is read; whether they move.

@@ -172,7 +172,7 @@ class Call {
 
   void run() {
     if (!computes()) return;
-    if (known_.dense) show_classes(about_.targets == Targets::lists ? members() : a_.operands[1], pass_.operands[1]);
+    show_dense_target();
     lay_out_rows();
     if (on_gpu()) return run_on_device();
     const double denominator = divide_by_count();
@@ -215,6 +215,13 @@ class Call {
     lay_out(pass_, C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(known_.rows)), shown_);
     pass_.across = -1;  // rows are walked in the order of the input's memory only
   }
+  // (A device gets lists as how often every class is in them.)
+  void show_dense_target() {
+    if (!known_.dense) return;
+    const bool lists = about_.targets == Targets::lists;
+    pass_.takes_lists = lists && !on_gpu();
+    show_classes(lists && on_gpu() ? members() : a_.operands[1], pass_.operands[1]);
+  }
   // On a device they are contiguous: a label that is no class is then named by where it stands in memory.
   void show_labels(const at::Tensor& labels) {
     shown_.push_back({on_gpu() ? &kept(labels.to(at::kLong).contiguous()) : &labels, &pass_.labels});
@@ -248,7 +255,7 @@ class Call {
     pass_.scale /= pass_.denominator;
   }
 
-  // How often every class is in the row's list. (On a device too it is the host that looks.)
+  // How often every class is in the row's list, for a device; also then it is the host that looks.
   const at::Tensor& members() {
     const at::Tensor lists = a_.operands[1].to(at::kCPU, at::kLong).movedim(known_.axis, -1).contiguous();
     at::Tensor result = at::zeros(lists.sizes(), lists.options().dtype(known_.compute));
@@ -275,8 +282,8 @@ class Call {
     const bool mean = reduces() && a_.reduction != Reduction::sum;
     Count all{double(pass_.count), pass_.count};
     pass_.sums_weights = mean && about_.weighted_mean;
-    if (pass_.labels.data || (pass_.sums_weights && pass_.row_weight.data)) all = count();
-    if (!all.in_range) refuse_label();
+    if (pass_.labels.data || pass_.takes_lists || (pass_.sums_weights && pass_.row_weight.data)) all = count();
+    if (!all.in_range) pass_.takes_lists ? void(members()) : refuse_label();  // (the first refuses too)
     double denominator = 1;
     if (mean) denominator = about_.weighted_mean ? all.weight : double(all.rows);
     const bool nothing = denominator == 0 && a_.reduction == Reduction::mean_or_zero;

@@ -6,7 +6,7 @@
 #include "core/lanes.h"
 #include "core/runs.h"
 #include "core/sum.h"
-#include "rows/kernel.h"
+#include "rows/listed_targets.h"
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
@@ -82,7 +82,7 @@ Count count(const Pass& pass, int64_t first, int64_t rows) {
   const bool weighted = pass.sums_weights && (pass.weight || pass.row_weight.data);
   const int64_t ignored = pass.ignored, end = first + rows;
   const uint64_t classes = pass.classes;
-  Count result{.rows = rows};
+  Count result{.rows = rows, .in_range = !pass.takes_lists || lists_in_range(pass, first, rows)};
   Sum<double> weight;
   Part part;
   int64_t labels[kTogether] = {};
