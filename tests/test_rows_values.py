@@ -4,7 +4,9 @@ most twice torch's own, plus a few units in the last place of the result."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,20 @@ from torch import Tensor
 
 import fusedloss.functional as L
 from fusedloss.testing.cases import DTYPES, LAYOUTS, RANGES, channels_last, offset, stepped, transposed
-from fusedloss.testing.catalogue import normal
+from fusedloss.testing.catalogue import Sampler, normal
 from fusedloss.testing.judge import compare, numbers
 from fusedloss.testing.row_cases import CLASSES, LENGTHS, ROWS, SHAPE, RowCall, all_laid_out, of_axes
-from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss, distribution, labels, labels_or_none, logits, scores
+from fusedloss.testing.row_catalogue import (
+    ROW_LOSSES,
+    RowLoss,
+    distribution,
+    labels,
+    labels_or_none,
+    logits,
+    of_classes,
+    of_each_row,
+    scores,
+)
 
 pytestmark = pytest.mark.core
 
@@ -49,6 +61,41 @@ def test_reductions_and_weights(loss: RowLoss, dtype: torch.dtype) -> None:
         if reduction == "mean" and len(loss.differentiable) > 1:
             for operand in loss.differentiable:
                 RowCall(loss, given, reduction, free=(operand,)).judge()
+
+
+WITH_ALL = next(loss for loss in ROW_LOSSES if loss.id == "cross_entropy[z_loss, softcap]")
+SOFT = {"input": logits, "target": distribution}
+TARGETS: list[tuple[dict[str, Sampler], dict[str, Any]]] = [
+    ({"input": logits, "target": labels}, {}),
+    ({"input": logits, "target": labels_or_none}, {}),
+    (SOFT, {}),
+    (SOFT, {"ignore_index": 2}),
+]
+
+
+@pytest.mark.parametrize("shape", [(11, 5), (3, 300)], ids=str)  # rows in lanes, and along
+@pytest.mark.parametrize("target", range(len(TARGETS)))
+def test_cross_entropy_in_all_its_combinations(target: int, shape: tuple[int, int]) -> None:
+    samplers, ignored = TARGETS[target]
+    differentiable = ("input",) if target < 2 else ("input", "target")
+    weights: list[dict[str, Sampler]] = [{}, {"weight": of_classes}]
+    row_weights: list[dict[str, Sampler]] = [{}, {"sample_weight": of_each_row}]
+    for k, (of_class, of_row, smoothing, z_loss, softcap) in enumerate(
+        product(weights, row_weights, (0.0, 0.2), (0.0, 0.05), (None, 3.0))
+    ):
+        parameters = {"label_smoothing": smoothing, "z_loss": z_loss, **({"softcap": softcap} if softcap else {})}
+        loss = replace(
+            WITH_ALL,
+            samplers=samplers,
+            keyword_operands=of_class | of_row,
+            parameters=parameters | ignored,
+            differentiable=differentiable,
+        )
+        given = loss.given(shape, torch.float32, seed=k)
+        for reduction in loss.reductions:
+            RowCall(loss, given, reduction).judge()
+            if shape[1] < 10:
+                RowCall(loss, given, reduction, second=True).judge()  # (of long rows in test_rows_gradients.py)
 
 
 LENGTHS_IN = {torch.float64: LENGTHS[:-1], torch.float32: LENGTHS, torch.bfloat16: LENGTHS[::3]}
