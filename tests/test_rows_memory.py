@@ -51,6 +51,15 @@ def test_an_unreduced_loss_holds_one_gradient() -> None:
     assert peak_of_step(loss, x) <= ONE + 3 * incoming.nbytes + FEW
 
 
+def test_a_second_derivative_is_one_more_pass() -> None:
+    """Of the softmax's Hessian only its product with a direction is made."""
+    x, direction = logits().requires_grad_(), logits(1)
+    (gradient,) = torch.autograd.grad(L.cross_entropy(x, labels()), x, create_graph=True)
+    second = lambda: torch.autograd.grad(gradient, x, direction, retain_graph=True)  # noqa: E731
+    second()
+    assert peak_memory(second) <= ONE + FEW
+
+
 def test_lists_of_classes_are_read_where_they_lie() -> None:
     x, lists = logits().requires_grad_(), torch.full((ROWS, CLASSES), -1)
     lists[:, :2] = labels()[:, None]

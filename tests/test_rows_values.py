@@ -92,10 +92,10 @@ def test_cross_entropy_in_all_its_combinations(target: int, shape: tuple[int, in
             differentiable=differentiable,
         )
         given = loss.given(shape, torch.float32, seed=k)
-        for reduction in loss.reductions:
-            RowCall(loss, given, reduction).judge()
-            if shape[1] < 10:
-                RowCall(loss, given, reduction, second=True).judge()  # (of long rows in test_rows_gradients.py)
+        reduction = loss.reductions[(k + target) % len(loss.reductions)]
+        RowCall(loss, given, reduction).judge()
+        if shape[1] < 10:
+            RowCall(loss, given, reduction, second=True).judge()  # (of long rows in test_rows_gradients.py)
 
 
 LENGTHS_IN = {torch.float64: LENGTHS[:-1], torch.float32: LENGTHS, torch.bfloat16: LENGTHS[::3]}
