@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="inductor", ignore_cleanup_errors=True)
         config.add_cleanup(folder.cleanup)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder.name
+        # As many workers as cores, of two threads each: one that waits busily would take the time of those that work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     config.addinivalue_line("markers", "core: runs on the build with sanitizers too; must not compile or fork")
     config.addinivalue_line("markers", "host: of the CPU, or in a new process, which imports _C; not with --emulated")
     config.addinivalue_line("markers", "device: about what only CUDA kernels do; runs with --emulated")
