@@ -9,19 +9,21 @@
 
 namespace fusedloss::rows::inline FUSEDLOSS_SET {
 
-// `plain`: the target has mass only at a label, and logits have no cap.
-template <bool is_dense, bool plain, bool capped>
+// `plain`: the target has mass only at a label. `may_cap`: logits may have a cap.
+template <bool is_dense, bool plain, bool may_cap>
 struct CrossEntropyFormula {
   static constexpr bool dense = is_dense;
   static constexpr Stage stages[] = {{Combine::largest, 1}, {Combine::sum, plain ? 1 : 3}};
   Constant kept, spread, square, cap, inverse_cap;
+  bool has_cap;
 
   CrossEntropyFormula(const double* parameters, int64_t classes)
       : kept(1 - parameters[0]),
         spread(parameters[0] / double(classes)),
         square(parameters[1]),
         cap(parameters[2]),
-        inverse_cap(1 / parameters[2]) {}
+        inverse_cap(1 / parameters[2]),
+        has_cap(parameters[2] != 0) {}
 
   template <class V>
   struct Row : RowStart<V> {
@@ -41,7 +43,7 @@ struct CrossEntropyFormula {
     } else {
       const V m = mass_at(V(), at), share = row.softmax.share(x);
       return Terms<V, 3>{
-          {capped ? share : at.template keep<0>(share), m, select(m == V(0), V(0), m * (x - row.softmax.top))}};
+          {capped() ? share : at.template keep<0>(share), m, select(m == V(0), V(0), m * (x - row.softmax.top))}};
     }
   }
   template <int stage, class V>
@@ -70,13 +72,13 @@ struct CrossEntropyFormula {
   FUSEDLOSS_INLINE Slopes<V> slopes(const Row<V>& row, const At& at) const {
     const V x = logit(at.input());
     // (With a cap the input is needed again, whose memory the gradient may have.)
-    const V p = capped ? row.softmax.probability(x) : row.softmax.template probability_at<0>(at, x);
+    const V p = capped() ? row.softmax.probability(x) : row.softmax.template probability_at<0>(at, x);
     V by_x = p * row.by_log_sum;
     if constexpr (plain) {
       by_x = select(at.is_label(), by_x - row.weight, by_x);
     } else {
       by_x = by_x - mass_at(V(), at);
-      if (capped) by_x = by_x * slope_of_logit(at.input(), x);
+      if (capped()) by_x = by_x * slope_of_logit(at.input(), x);
     }
     if constexpr (dense)
       return {by_x, at.wants(1) ? -(kept * at.weight()) * row.softmax.log_probability(x) : V(0)};
@@ -85,10 +87,11 @@ struct CrossEntropyFormula {
   }
 
  private:
+  FUSEDLOSS_INLINE bool capped() const { return may_cap && has_cap; }
   template <class V>
   FUSEDLOSS_INLINE V logit(V input) const {
     if constexpr (!plain)
-      if (capped) return cap * tanh(input * inverse_cap);
+      if (capped()) return cap * tanh(input * inverse_cap);
     return input;
   }
   // 1 - tanh^2 = 4 e / (1 + e)^2 with e = exp(-2 |input / cap|), where nothing cancels; tanh is logit / cap.
@@ -120,10 +123,9 @@ struct CrossEntropy {
 
   template <bool dense, class Use>
   static void with_formula(const double* parameters, int64_t classes, Use use) {
-    if (parameters[2] != 0) return use(CrossEntropyFormula<dense, false, true>(parameters, classes));
-    if constexpr (!dense)
-      if (parameters[0] == 0) return use(CrossEntropyFormula<dense, true, false>(parameters, classes));
-    use(CrossEntropyFormula<dense, false, false>(parameters, classes));
+    const bool smooths = parameters[0] != 0, caps = parameters[2] != 0;
+    if (!caps && (dense || !smooths)) return use(CrossEntropyFormula<dense, !dense, false>(parameters, classes));
+    use(CrossEntropyFormula<dense, false, true>(parameters, classes));
   }
 };
 
