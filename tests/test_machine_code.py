@@ -79,7 +79,7 @@ ROW_NAME = re.compile(
 ROW_FORMULAS = {
     "CategoricalCrossEntropyFormula": ("00", "01", "11"),
     "CategoricalHingeFormula": ("0", "1"),
-    "CrossEntropyFormula": ("00", "01", "10"),
+    "CrossEntropyFormula": ("001", "010", "100", "101"),
     "JsDivergence": ("",),
     "JsDivergenceWithLogits": ("",),
     "KlDivergence": ("",),
