@@ -17,10 +17,7 @@ struct Family {
   static constexpr int kOperands = kMaxOperands;
 
   // To read the operands again takes no longer than to read a gradient.
-  static bool keeps_unreduced(const Loss&) { return false; }
-  static at::Tensor scaled_unreduced(const Loss&, const at::Tensor&, const at::Tensor&, const Arguments&, bool) {
-    return {};
-  }
+  static constexpr bool kKeepsUnreduced = false;
 
   // On operands expanded to the shape of the loss, so that no sum comes in between.
   static at::Tensor second_along(const Loss& loss, Tensors tangents, const Tensors& moving, Arguments a,

@@ -21,8 +21,8 @@ struct Family {
   using Arguments = rows::Arguments;
   static constexpr int kOperands = kMaxOperands;
 
-  // Where little but the label is read, what was read is made again sooner than it is kept.
-  static bool keeps_unreduced(const Loss&) { return true; }
+  // Else the stages of every row would be computed twice.
+  static constexpr bool kKeepsUnreduced = true;
   static at::Tensor scaled_unreduced(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output,
                                      const Arguments& a, bool in_place) {
     return kernels::scaled_rows(loss, gradient, grad_output, a, in_place);

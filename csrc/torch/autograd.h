@@ -7,7 +7,7 @@
 //   Arguments: operands, parameters, reduction, dtype, and tensors(), pointers to all that a node has to save
 //   call_value(loss, arguments) and the other four
 //   F::second_along(loss, tangents, moving, arguments): v . (H moving), for a tangent of a jvp
-//   F::keeps_unreduced(loss): whether the gradient of an unreduced loss is made in the forward pass too; if so,
+//   F::kKeepsUnreduced: whether the gradient of an unreduced loss is made in the forward pass too; if so,
 //   F::scaled_unreduced(loss, gradient, grad_output, arguments, in_place) multiplies it by what comes in
 //
 // The nodes derive from torch's Node directly, as those of built-in ops do. torch::autograd::Function would refuse
@@ -210,14 +210,15 @@ class ValueBackward final : public LossNode<F> {
 
   // The gradient that the forward pass made, times the incoming one; or none, where it must be made anew: a half type
   // may have lost in range what the incoming gradient would have brought back (loss scaling).
-  at::Tensor scaled(int k, const at::Tensor& grad, const typename F::Arguments& a) {
+  at::Tensor scaled(int k, const at::Tensor& grad, [[maybe_unused]] const typename F::Arguments& a) {
     at::Tensor gradient = gradients_[k].unpack();
     // A graph that is not kept gives its gradient away: torch then takes it as .grad without copying.
     const bool own = !torch::autograd::get_current_graph_task_keep_graph();
     if (own) gradients_[k].reset_data();
     const bool half = c10::isReducedFloatingType(gradient.scalar_type());
-    if (a.reduction == Reduction::none)
-      return half || !readable(grad) ? at::Tensor() : F::scaled_unreduced(this->loss_, gradient, grad, a, own);
+    if constexpr (F::kKeepsUnreduced)
+      if (a.reduction == Reduction::none)
+        return half || !readable(grad) ? at::Tensor() : F::scaled_unreduced(this->loss_, gradient, grad, a, own);
     if (!readable(grad)) return half ? at::Tensor() : scaled_unseen(gradient, grad, own);
     const double factor = number_in(grad);
     if (factor == 1) return own ? gradient : gradient.clone();
@@ -354,8 +355,7 @@ at::Tensor value(const typename F::Loss& loss, const typename F::Arguments& a) {
     const bool unseen = at::isTensorSubclassLike(input) || on_device(input);
     const bool half = c10::isReducedFloatingType(input.scalar_type());
     // In a trace and on a device a half gradient could not be used: its incoming one is not known to be 1.
-    const bool keeps =
-        a.reduction == Reduction::none ? F::keeps_unreduced(loss) && !unseen && !half : !(half && unseen);
+    const bool keeps = a.reduction == Reduction::none ? F::kKeepsUnreduced && !unseen && !half : !(half && unseen);
     at::AutoDispatchBelowADInplaceOrView below;
     if (node && keeps) {
       auto made = call_value_and_gradient(loss, requiring_grad(a.operands), a);
