@@ -78,3 +78,9 @@ endmacro()
 
 fusedloss_family(pointwise)
 fusedloss_family(rows)
+
+# The lattice has one loss, in its engine.
+foreach(set IN LISTS FUSEDLOSS_SETS)
+  fusedloss_kernel_file(lattice/engine ${set}
+    "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"lattice/engine.cpp\"\n")
+endforeach()

@@ -1,4 +1,6 @@
 // The Python module fusedloss._C: the losses' ops called directly, and what the build knows about itself.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <Python.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -8,6 +10,7 @@
 
 #include <string_view>
 
+#include "lattice/op.h"
 #include "pointwise/op.h"
 #include "rows/device_pass.h"
 #include "rows/op.h"
@@ -117,6 +120,19 @@ void warn_of_broadcast(const Description& about, const at::Tensor& input, const 
   py::module_::import("fusedloss._reduction").attr("warn_caller")(message.str());
 }
 
+// Lengths: a tensor, or integers in a tuple or list, or one.
+at::Tensor lengths_from(const char* loss, const char* name, PyObject* object) {
+  if (THPVariable_Check(object)) return THPVariable_Unpack(object);
+  if (PyLong_Check(object)) return at::scalar_tensor(integer_from(loss, name, object), at::kLong);
+  TORCH_CHECK_TYPE(PyTuple_Check(object) || PyList_Check(object), loss, ": ", name,
+                   " must be a tensor, a tuple or list of integers, or an integer, got ", Py_TYPE(object)->tp_name);
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(object);
+  at::Tensor lengths = at::empty({count}, at::kLong);
+  for (Py_ssize_t n = 0; n < count; ++n)
+    lengths.mutable_data_ptr<int64_t>()[n] = integer_from(loss, name, PySequence_Fast_GET_ITEM(object, n));
+  return lengths;
+}
+
 // ---- the losses -----------------------------------------------------------------------------------------------
 
 // Functions of Python's own calling convention: the machinery of a generic binding would be a third of a call at 32
@@ -185,6 +201,32 @@ PyObject* call_rows(PyObject* self, PyObject* const* arguments, Py_ssize_t count
   });
 }
 
+bool flag_from(const char* loss, const char* name, PyObject* object) {
+  TORCH_CHECK_TYPE(PyBool_Check(object), loss, ": ", name, " must be a bool, got ", Py_TYPE(object)->tp_name);
+  return object == Py_True;
+}
+
+// NAME(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, from_logits, reduction)
+PyObject* call_lattice(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return answer([&] {
+    const auto& loss = loss_of<lattice::Loss>(self);
+    const char* name = loss.about->name;
+    TORCH_CHECK_TYPE(count == 8, name, ": expected (log_probs, targets, input_lengths, target_lengths, blank, ",
+                     "zero_infinity, from_logits, reduction)");
+    const lattice::Arguments a{{tensor_from(name, "log_probs", arguments[0])},
+                               tensor_from(name, "targets", arguments[1]),
+                               lengths_from(name, "input_lengths", arguments[2]),
+                               lengths_from(name, "target_lengths", arguments[3]),
+                               integer_from(name, "blank", arguments[4]),
+                               flag_from(name, "zero_infinity", arguments[5]),
+                               flag_from(name, "from_logits", arguments[6]),
+                               reduction_from(name, arguments[7], {}),
+                               {}};
+    const py::gil_scoped_release release;
+    return lattice::call_value(loss, a);
+  });
+}
+
 // Binds every loss of a family under its name.
 template <class Losses>
 void bind_losses(py::module_& module, const Losses& losses, decltype(call_pointwise) function) {
@@ -229,6 +271,8 @@ py::dict describe(const pointwise::Loss& loss) {
                   py::arg("weighted_mean") = about.weighted_mean);
 }
 
+py::dict describe(const lattice::Loss& loss) { return py::dict(py::arg("name") = loss.about->name); }
+
 py::dict describe(const rows::Loss& loss) {
   const rows::Description& about = *loss.about;
   return py::dict(py::arg("name") = about.name, py::arg("labels") = rows::takes_labels(about.targets),
@@ -250,9 +294,11 @@ PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   using namespace fusedloss;
   bind_losses(module, pointwise::losses(), call_pointwise);
   bind_losses(module, rows::losses(), call_rows<rows::call_value>);
+  bind_losses(module, lattice::losses(), call_lattice);
   bind_in_place(module);
   module.def("losses", [] { return describe_all(pointwise::losses()); });
   module.def("row_losses", [] { return describe_all(rows::losses()); });
+  module.def("lattice_losses", [] { return describe_all(lattice::losses()); });
   module.def("check_targets", torch::wrap_pybind_function_no_gil(rows::check_targets));
   module.def("build_info", [] {
     return py::dict(py::arg("torch") = FUSEDLOSS_TORCH_VERSION, py::arg("compiler") = FUSEDLOSS_COMPILER,

@@ -4,7 +4,8 @@
 // call through the dispatcher. It says
 //
 //   F::Loss, F::Arguments, F::kOperands
-//   Arguments: operands, parameters, reduction, dtype, and tensors(), pointers to all that a node has to save
+//   Arguments: operands, reduction, dtype, parameters if there are any, and tensors(), pointers to all that a node
+//   has to save
 //   call_value(loss, arguments) and the other four
 //   F::second_along(loss, tangents, moving, arguments): v . (H moving), for a tangent of a jvp
 //   F::kKeepsUnreduced: whether the gradient of an unreduced loss is made in the forward pass too; if so,
@@ -107,12 +108,15 @@ void release(std::array<SavedVariable, n>& saved) {
 template <class Arguments>
 class SavedArguments {
  public:
-  explicit SavedArguments(const Arguments& a) : rest_(a), parameters_(a.parameters.begin(), a.parameters.end()) {
+  explicit SavedArguments(const Arguments& a) : rest_(a) {
     for (at::Tensor* tensor : rest_.tensors()) {
       saved_.emplace_back(*tensor, /*is_output=*/false);
       tensor->reset();
     }
-    rest_.parameters = parameters_;
+    if constexpr (requires { a.parameters; }) {
+      parameters_.assign(a.parameters.begin(), a.parameters.end());
+      rest_.parameters = parameters_;
+    }
   }
   SavedArguments(const SavedArguments&) = delete;  // rest_ points into it
   // Fails, as torch does, where a tensor was changed in place or the graph was already released.

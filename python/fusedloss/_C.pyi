@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
 from torch import Tensor
@@ -20,6 +21,9 @@ class _RowLoss(TypedDict):
     dense: bool
     parameters: list[_Parameter]
     weighted_mean: bool
+
+class _LatticeLoss(TypedDict):
+    name: str
 
 class _BuildInfo(TypedDict):
     torch: str
@@ -54,8 +58,23 @@ class _Rows(Protocol):
         /,
     ) -> Tensor: ...
 
+class _Lattice(Protocol):
+    def __call__(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor | Sequence[int] | int,
+        target_lengths: Tensor | Sequence[int] | int,
+        blank: int,
+        zero_infinity: bool,
+        from_logits: bool,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
+def lattice_losses() -> list[_LatticeLoss]: ...
 def build_info() -> _BuildInfo: ...
 def check_targets() -> None: ...
 
@@ -93,3 +112,5 @@ kl_divergence: _Rows
 kl_divergence_with_logits: _Rows
 js_divergence: _Rows
 js_divergence_with_logits: _Rows
+
+ctc_loss: _Lattice

@@ -7,6 +7,7 @@ second is what ``torch.compile`` and ``torch.export`` can see. Everything else (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,32 @@ def _rows(name: str, traced_name: str = "") -> _C._Rows:
     return loss
 
 
+def _lattice(name: str) -> _C._Lattice:
+    direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
+
+    def loss(
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor | Sequence[int] | int,
+        target_lengths: Tensor | Sequence[int] | int,
+        blank: int,
+        zero_infinity: bool,
+        from_logits: bool,
+        reduction: str,
+    ) -> Any:
+        if _is_compiling():
+            number = _number(name, reduction)
+            lengths = _tensor(input_lengths), _tensor(target_lengths)
+            return traced(log_probs, targets, *lengths, blank, zero_infinity, from_logits, number)
+        return direct(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, from_logits, reduction)
+
+    return loss
+
+
+def _tensor(lengths: Tensor | Sequence[int] | int) -> Tensor:
+    return lengths if isinstance(lengths, Tensor) else torch.tensor(lengths, dtype=torch.int64)
+
+
 def _number(name: str, reduction: str) -> int:
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -103,3 +130,5 @@ js_divergence = _rows("js_divergence")
 js_divergence_with_logits = _rows("js_divergence_with_logits")
 # Its backward pass overwrites the input with its gradient; what is traced is the plain one.
 cross_entropy_inplace = _rows("cross_entropy_inplace", traced_name="cross_entropy")
+
+ctc_loss = _lattice("ctc_loss")

@@ -1,0 +1,61 @@
+// The contract between the ops of losses over a lattice and their kernels: raw pointers, no torch.
+//
+// A sample is a sequence of frames, each with a number for every class, and the labels that it shall spell. Kernels
+// give every sample its value, and where wanted the gradient of all its frames.
+#pragma once
+#include <atomic>
+
+#include "core/dtype.h"
+
+namespace fusedloss::lattice {
+
+struct Description {
+  const char* name;
+};
+
+// A tensor of frames: strides from frame to frame, sample to sample, class to class.
+struct FrameView {
+  void* data = nullptr;  // absent if null
+  DType dtype = DType::float32;
+  int64_t frame = 0, sample = 0, step = 0;
+};
+
+struct Sample {
+  int64_t frames;         // those that count; the others' gradient is 0
+  int64_t labels, first;  // how many, and where in Pass::labels they begin
+  double factor;          // multiplies its gradient
+};
+
+struct Pass {
+  int64_t frames = 0, count = 0, classes = 0;  // of the tensors: frames, samples, classes
+  const Sample* samples = nullptr;
+  const int32_t* labels = nullptr;
+  int32_t blank = 0;
+  bool from_logits = false;  // else the input holds logarithms of probabilities
+  FrameView input;
+  FrameView tangent;         // if given, value and gradient are their derivatives along it
+  FrameView gradient;        // if given
+  double* values = nullptr;  // of every sample; infinite where no alignment is possible, whose gradient is 0
+};
+
+// Kernels take samples one after another until none is left: threads whose sequences are short take more of them.
+class Queue {
+ public:
+  explicit Queue(const Pass& pass) : count_(pass.count) {}
+  bool take(int64_t& sample) { return (sample = next_++) < count_; }
+
+ private:
+  std::atomic<int64_t> next_ = 0;
+  const int64_t count_;
+};
+
+// Computes samples.
+using RunFunction = void (*)(const Pass& pass, Queue& samples);
+// Multiplies the gradients of samples, made for a factor of 1, by theirs. What is exactly 0 stays so.
+using ScaleFunction = void (*)(const Pass& pass, Queue& samples);
+struct Engine {
+  RunFunction run_float, run_double;
+  ScaleFunction scale_float, scale_double;
+};
+
+}  // namespace fusedloss::lattice

@@ -1,0 +1,346 @@
+// One sample's two dynamic programs: forward through its frames, then backward, which gives the posterior of each frame
+// and with it the frame's gradient.
+//
+// The backward program needs what the forward one had at the same frame. That is kept for a stretch of frames only, and
+// beyond it for where a stretch begins: of a long sequence stretches are computed again, which takes less time than to
+// write and read what does not fit into the caches, and memory that grows with the root of the number of frames.
+#pragma once
+#include <cmath>
+
+#include "lattice/frames.h"
+#include "lattice/softmax.h"
+#include "lattice/states.h"
+
+namespace fusedloss::lattice::inline FUSEDLOSS_SET {
+
+// How many frames of a sequence with so many places make a stretch.
+template <class T>
+int64_t stretch_for(int64_t frames, int64_t width, int parts) {
+  constexpr int64_t kInCache = 1536 * 1024;
+  const int64_t frame = 3 * parts * width * int64_t(sizeof(T));  // two states and an emission
+  if (frames * frame <= kInCache) return std::max<int64_t>(frames, 1);
+  return std::max<int64_t>({kInCache / frame / 2, int64_t(std::sqrt(double(frames))), 16});
+}
+
+template <class T, bool moving>
+class Sequences {
+ public:
+  explicit Sequences(const Pass& pass)
+      : pass_(pass),
+        input_(pass.input, pass.classes),
+        tangent_(pass.tangent, pass.classes),
+        gradient_(pass.gradient, pass.classes) {
+    for (int64_t n = 0; n < pass.count; ++n) make_room_for(pass.samples[n]);
+    classes_.resize(most_width_);
+    sums_.resize(most_frames_);
+    now_ = padded_row(now_memory_);
+    skips_ = skip_memory_.of(most_width_ + 2 * kLanes) + kLanes;
+  }
+
+  // The sample's loss, or its derivative.
+  double run(int64_t n) {
+    const Sample& sample = pass_.samples[n];
+    for (auto* frames : {&input_, &tangent_, &gradient_}) frames->go_to(n);
+    frames_ = sample.frames;
+    if (gradient_.given()) gradient_.fill(frames_, pass_.frames, 0);
+    poisoned_ = false;
+    possible_ = take_labels(sample);
+    if (possible_) {
+      forward();
+      if (possible_ && gradient_.given()) backward(T(sample.factor));
+    }
+    return finish();
+  }
+
+ private:
+  using V = Lanes<T>;
+  using Number = Scaled<V, moving>;
+  using Row = StateRow<T, moving>;
+  static constexpr int64_t kLanes = V::size, kShiftEvery = 64;
+
+  // ---- memory ----
+
+  static int64_t width_for(int64_t labels) { return (labels + kLanes) / kLanes * kLanes; }
+  void make_room_for(const Sample& sample) {
+    const int64_t width = width_for(sample.labels);
+    const int64_t stretch = stretch_for<T>(sample.frames, width, kParts<T, moving>);
+    most_width_ = std::max(most_width_, width);
+    most_frames_ = std::max(most_frames_, sample.frames);
+    most_kept_ = std::max(most_kept_, stretch * width);
+    most_stretch_ = std::max(most_stretch_, stretch);
+    most_starts_ = std::max(most_starts_, ((sample.frames + stretch - 1) / stretch) * width);
+  }
+  // With a register of nothing on each side, which those at the ends look at.
+  Row padded_row(Buffer<T>& memory) const {
+    const int64_t stride = most_width_ + 2 * kLanes;
+    const Row row = Row::at(memory.of(Row::numbers_for(stride)) + kLanes, stride);
+    for (const auto& part : {row.blank, row.label}) part.clear(-kLanes, most_width_ + kLanes);
+    return row;
+  }
+  Row kept(int64_t frame) {
+    return Row::at(kept_memory_.of(Row::numbers_for(most_kept_)) + frame * Row::numbers_for(width_), width_);
+  }
+  Row start_of(int64_t stretch) {
+    return Row::at(start_memory_.of(Row::numbers_for(most_starts_)) + stretch * Row::numbers_for(width_), width_);
+  }
+  ScaledRow<T, moving> emission(int64_t frame) {
+    constexpr int kEach = kParts<T, moving>;
+    return {emission_memory_.of(kEach * most_kept_) + frame * kEach * width_, width_};
+  }
+  ScaledRow<T, moving> blank_emission(int64_t frame) {
+    return {blank_memory_.of(kParts<T, moving> * most_stretch_) + frame * kParts<T, moving>, 1};
+  }
+  void copy(const Row& from, const Row& to) const {
+    for (int64_t k = 0; k < width_; k += kLanes) to.store(k, from.load(k));
+  }
+
+  // ---- a sample ----
+
+  // Returns whether its labels fit into its frames: a blank must stand between two that are the same.
+  bool take_labels(const Sample& sample) {
+    labels_ = sample.labels;
+    width_ = width_for(labels_);
+    stretch_ = stretch_for<T>(frames_, width_, kParts<T, moving>);
+    const int32_t* const labels = pass_.labels + sample.first;
+    std::copy_n(labels, labels_, classes_.begin());
+    classes_[labels_] = pass_.blank;
+    std::fill(skips_ - kLanes, skips_ + width_ + kLanes, T(kNothing));
+    int64_t repeats = 0;
+    for (int64_t k = 1; k < labels_; ++k)
+      if (labels[k] != labels[k - 1])
+        skips_[k] = 0;
+      else
+        ++repeats;
+    return labels_ + repeats <= frames_;
+  }
+
+  double finish() {
+    double value = -slope_;
+    if (!moving) value = (pass_.from_logits && possible_ ? log_of_sums() : 0) - logarithm_;
+    if (poisoned_ || std::isnan(value)) {
+      if (gradient_.given()) gradient_.fill(0, frames_, std::numeric_limits<T>::quiet_NaN());
+      return NAN;
+    }
+    if (possible_) return value;
+    if (gradient_.given()) gradient_.fill(0, frames_, 0);
+    return moving ? 0 : INFINITY;
+  }
+  // Of what the softmax of all frames divides by.
+  double log_of_sums() const {
+    double total = 0, product = 1;
+    for (int64_t t = 0; t < frames_; ++t) {
+      total += sums_[t].top;
+      product *= sums_[t].sum;  // up to the number of classes
+      if (t % 16 == 15 || t + 1 == frames_) {
+        total += std::log(product);
+        product = 1;
+      }
+    }
+    return total;
+  }
+
+  // ---- a frame's classes ----
+
+  // Their softmax, if the whole frame has to be read before its gradient is made.
+  void look_at(int64_t frame) {
+    if (!moving && (gradient_.given() || !pass_.from_logits)) return;
+    const T* const x = input_.read(frame);
+    T* const shares = moving ? share_memory_.of(pass_.classes) : nullptr;
+    Softmax<T>& softmax = sums_[frame] = shares_of(x, shares);
+    if (moving) softmax.mean = mean_along(shares, tangent_.read(frame), pass_.classes, softmax.sum);
+  }
+  Softmax<T> shares_of(const T* x, T* shares) const {
+    return pass_.from_logits ? softmax_of(x, pass_.classes, shares) : exponentials_of(x, pass_.classes, shares);
+  }
+
+  // The probabilities of the labels and of the blank, as shares of the largest of them: what that is raises all
+  // alignments alike. Returns its logarithm.
+  double emit(int64_t frame, int64_t slot) {
+    T* const x = gathered_memory_.of(most_width_);
+    input_.gather(frame, classes_.data(), labels_ + 1, x);
+    std::fill(x + labels_ + 1, x + width_, -MathConstants<T>::kInfinity);
+    V top = std::numeric_limits<T>::lowest();
+    auto bad = V(0) < V(0);
+    for (int64_t k = 0; k < width_; k += kLanes) {
+      const V here = V::load(x + k);
+      bad = bad | !(here < V(MathConstants<T>::kInfinity));
+      top = larger_of(here, top);
+    }
+    poisoned_ |= any(bad);
+    top = across_lanes(top, [](V a, V b) { return larger_of(a, b); });
+    const ScaledRow<T, moving> row = emission(slot);
+    for (int64_t k = 0; k < width_; k += kLanes) row.store(k, scaled_exp<moving>(V::load(x + k) - top));
+    if constexpr (moving) emit_slopes(frame, row);
+    set_apart_blank(row, blank_emission(slot));
+    return double(top.raw[0]);
+  }
+  // From the mean: with what all classes have in common, sums over the frames would lose digits.
+  void emit_slopes(int64_t frame, const ScaledRow<T, moving>& row) {
+    T* const slopes = row.data + 2 * row.stride;
+    tangent_.gather(frame, classes_.data(), labels_ + 1, slopes);
+    for (int64_t k = 0; k <= labels_; ++k) slopes[k] -= sums_[frame].mean;
+    std::fill(slopes + labels_ + 1, slopes + width_, T(0));
+  }
+  // There is no label at the last place.
+  void set_apart_blank(const ScaledRow<T, moving>& row, const ScaledRow<T, moving>& blank) const {
+    for (int part = 0; part < kParts<T, moving>; ++part) blank.data[part] = row.data[part * row.stride + labels_];
+    row.clear(labels_, labels_ + 1);
+  }
+
+  // ---- forward ----
+
+  int64_t end_of(int64_t begin) const { return std::min(begin + stretch_, frames_); }
+
+  void forward() {
+    now_.blank.clear(0, width_);
+    now_.label.clear(0, width_);
+    now_.blank.set(0, 1, 0);  // before the first frame all alignments are at the first blank
+    double raised = 0, shifted = 0;
+    for (int64_t begin = 0; begin < frames_; begin += stretch_) {
+      if (frames_ > stretch_) copy(now_, start_of(begin / stretch_));
+      go_through(begin, raised, shifted);
+    }
+    auto all = now_.blank.everywhere(labels_);
+    if (labels_ > 0) all = sum(all, now_.label.everywhere(labels_ - 1));
+    const double exponent = shifted + double(all.exponent.raw[0]);
+    possible_ = exponent > kLowestExponent;
+    logarithm_ = std::log(double(all.mantissa.raw[0])) + exponent * 0.69314718055994530942 + raised;
+    if constexpr (moving) slope_ = all.slope.raw[0];
+  }
+
+  // The frames of the stretch that begins here.
+  void go_through(int64_t begin, double& raised, double& shifted) {
+    for (int64_t t = begin; t < end_of(begin); ++t) {
+      look_at(t);
+      raised += emit(t, t - begin);
+      advance(t - begin);
+      if (t % kShiftEvery == kShiftEvery - 1) shifted += double(now_.shift(width_));
+    }
+  }
+
+  // Downwards in place: a place looks at itself and at the one before it.
+  void advance(int64_t slot) {
+    const auto label_emission = emission(slot);
+    const Number blank_emission = this->blank_emission(slot).everywhere(0);
+    const bool keeps = gradient_.given();
+    const Row kept = keeps ? this->kept(slot) : now_;
+    for (int64_t k = width_ - kLanes; k >= 0; k -= kLanes) {
+      auto next = CtcLoss::before(now_.load(k), now_.label.load(k - 1), V::load(skips_ + k));
+      next.blank = normalised(next.blank * blank_emission);
+      next.label = normalised(next.label * label_emission.load(k));
+      now_.store(k, next);
+      if (keeps) kept.store(k, next);
+    }
+  }
+
+  // ---- backward ----
+
+  void backward(T factor) {
+    const Row then = padded_row(then_memory_);
+    then.blank.set(labels_, 1, 0);  // behind the last frame all are at the last blank
+    const int64_t last = (frames_ - 1) / stretch_ * stretch_;
+    for (int64_t begin = last; begin >= 0; begin -= stretch_) {
+      if (begin != last) {
+        double ignored = 0;
+        copy(start_of(begin / stretch_), now_);
+        go_through(begin, ignored, ignored);
+      }
+      for (int64_t t = end_of(begin) - 1; t >= begin; --t) {
+        const V top = retreat(then, t - begin);
+        if (t % kShiftEvery == 0) then.shift(width_);
+        write_gradient(t, top, factor);
+      }
+    }
+  }
+
+  // Upwards in place. What alignments through a state come to goes to weights_; returns their largest exponent.
+  V retreat(const Row& then, int64_t slot) {
+    const auto label_emission = emission(slot);
+    const Number blank_emission = this->blank_emission(slot).everywhere(0);
+    const Row kept = this->kept(slot), weights = this->weights();
+    V top = kNothing;
+    for (int64_t k = 0; k < width_; k += kLanes) {
+      const auto after = CtcLoss::after(then.load(k), then.load(k + 1), V::load(skips_ + k + 1));
+      const auto before = kept.load(k);
+      const Number blank = before.blank * after.blank, label = before.label * after.label;
+      top = larger_of(top, larger_of(blank.exponent, label.exponent));
+      weights.store(k, {blank, label});
+      then.store(k, {normalised(after.blank * blank_emission), normalised(after.label * label_emission.load(k))});
+    }
+    return across_lanes(top, [](V a, V b) { return larger_of(a, b); });
+  }
+  Row weights() { return Row::at(weight_memory_.of(Row::numbers_for(most_width_)), width_); }
+
+  // The posterior of the labels, whose sum with that of the blank is 1; and in moving passes how it moves.
+  void write_gradient(int64_t frame, V top, T factor) {
+    T* const gradient = gradient_.target(frame);
+    const Softmax<T> softmax = shares_of(input_.read(frame), gradient);
+    if constexpr (moving)
+      move_along(gradient, tangent_.read(frame), pass_.classes, pass_.from_logits ? sums_[frame].mean : T(0),
+                 factor / softmax.sum);
+    else {
+      sums_[frame] = softmax;
+      if (pass_.from_logits || factor != 1) multiply(gradient, pass_.classes, factor / softmax.sum);
+    }
+    T blank = 0;
+    const T* const posterior = find_posterior(top, factor, blank);
+    for (int64_t k = 0; k < labels_; ++k) gradient[classes_[k]] -= posterior[k];
+    gradient[pass_.blank] -= blank;
+    gradient_.write(frame);
+  }
+
+  // Times the factor; of the labels in memory that is returned, of all blanks together in `blank`.
+  const T* find_posterior(V top, T factor, T& blank_of_all) {
+    const Row weights = this->weights();
+    const auto add = [](V a, V b) { return a + b; };
+    V all = 0, slopes = 0, blanks = 0;
+    for (int64_t k = 0; k < width_; k += kLanes) {
+      const auto states = weights.load(k);
+      const V blank = scaled_down(states.blank.mantissa, states.blank.exponent - top);
+      const V label = scaled_down(states.label.mantissa, states.label.exponent - top);
+      blanks = blanks + blank;
+      all = all + (blank + label);
+      label.store(weights.label.data + k);
+      if constexpr (moving) {
+        blank.store(weights.blank.data + k);
+        slopes = slopes + (blank * states.blank.slope + label * states.label.slope);
+      }
+    }
+    all = across_lanes(all, add);
+    const V scale = V(factor) / all;
+    if constexpr (moving) blanks = move_posterior(across_lanes(slopes, add) / all);
+    for (int64_t k = 0; k < width_; k += kLanes)
+      (V::load(weights.label.data + k) * scale).store(weights.label.data + k);
+    blank_of_all = (across_lanes(blanks, add) * scale).raw[0];
+    return weights.label.data;
+  }
+  // A share grows by how much its slope is above the mean of all.
+  V move_posterior(V mean) {
+    const Row weights = this->weights();
+    V blanks = 0;
+    for (int64_t k = 0; k < width_; k += kLanes) {
+      const auto states = weights.load(k);
+      blanks = blanks + states.blank.mantissa * (states.blank.slope - mean);
+      (states.label.mantissa * (states.label.slope - mean)).store(weights.label.data + k);
+    }
+    return blanks;
+  }
+
+  const Pass& pass_;
+  Frames<T> input_, tangent_, gradient_;
+  // Of the longest sample, in numbers of the type T or in frames.
+  int64_t most_width_ = 0, most_frames_ = 0, most_kept_ = 0, most_stretch_ = 0, most_starts_ = 0;
+  Buffer<T> now_memory_, then_memory_, kept_memory_, start_memory_, emission_memory_, blank_memory_, weight_memory_;
+  Buffer<T> gathered_memory_, share_memory_, skip_memory_;
+  std::vector<int32_t> classes_;  // of the labels, and last the blank
+  std::vector<Softmax<T>> sums_;  // of every frame
+  Row now_;
+  T* skips_;  // for every place 0, or kNothing where the blank before its label must not be left out
+
+  int64_t frames_ = 0, labels_ = 0, width_ = 0, stretch_ = 0;
+  bool possible_ = false;  // whether there is an alignment
+  bool poisoned_ = false;  // whether NaN or infinity stands where a label or the blank does
+  double logarithm_ = 0, slope_ = 0;
+};
+
+}  // namespace fusedloss::lattice::inline FUSEDLOSS_SET

@@ -1,0 +1,130 @@
+// The probabilities of a frame's classes, and what they come to along a tangent.
+#pragma once
+#include "core/math.h"
+#include "core/some_lanes.h"
+#include "lattice/kernel.h"
+
+namespace fusedloss::lattice::inline FUSEDLOSS_SET {
+
+// Probabilities are exp(x - top) / sum; `mean` is the tangent's, weighted by them.
+template <class T>
+struct Softmax {
+  T top = 0, sum = 1, mean = 0;
+};
+
+// Calls use(k, count) for registers of a row, with the number of their lanes that are in it.
+template <class T, class Use>
+FUSEDLOSS_INLINE void each_register(int64_t classes, Use use) {
+  constexpr int64_t kLanes = Lanes<T>::size;
+  int64_t c = 0;
+  for (; c + kLanes <= classes; c += kLanes) use(c, kLanes);
+  if (c < classes) use(c, classes - c);
+}
+template <class T>
+FUSEDLOSS_INLINE Lanes<T> load_some(const T* from, int64_t count, T otherwise) {
+  using V = Lanes<T>;
+  if (usual(count == V::size)) return V::load(from);
+  return select(first_lanes<V>(count), load_first<V>(from, count), V(otherwise));
+}
+template <class T>
+FUSEDLOSS_INLINE void store_some(Lanes<T> x, T* to, int64_t count) {
+  if (usual(count == Lanes<T>::size)) return x.store(to);
+  store_first(x, to, count);
+}
+
+// Sums of many registers, a stretch at a time: one long sum in float would lose digits.
+template <class V>
+class LongSum {
+ public:
+  FUSEDLOSS_INLINE void add(V x) {
+    stretch_ = stretch_ + x;
+    if (seldom(++count_ % 64 == 0)) flush();
+  }
+  FUSEDLOSS_INLINE typename V::Scalar value() {
+    flush();
+    return across_lanes(total_, [](V a, V b) { return a + b; }).raw[0];
+  }
+
+ private:
+  FUSEDLOSS_INLINE void flush() {
+    total_ = total_ + stretch_;
+    stretch_ = V(0);
+  }
+  V total_ = 0, stretch_ = 0;
+  int64_t count_ = 0;
+};
+
+template <class T>
+T largest_of(const T* x, int64_t classes) {
+  using V = Lanes<T>;
+  constexpr T kLeast = -MathConstants<T>::kInfinity;
+  V top = kLeast;
+  each_register<T>(classes, [&](int64_t c, int64_t count) {
+    const V here = load_some(x + c, count, kLeast);
+    top = select(here > top, here, top);
+  });
+  return across_lanes(top, [](V a, V b) { return select(a > b, a, b); }).raw[0];
+}
+
+// Of logits; exp(x - top) goes to `shares`, if that is not null.
+template <class T>
+Softmax<T> softmax_of(const T* x, int64_t classes, T* shares) {
+  using V = Lanes<T>;
+  const T top = largest_of(x, classes);
+  LongSum<V> sum;
+  each_register<T>(classes, [&](int64_t c, int64_t count) {
+    const V share = exp_nonpositive(load_some(x + c, count, -MathConstants<T>::kInfinity) - V(top));
+    if (shares) store_some(share, shares + c, count);
+    sum.add(share);
+  });
+  return {top, sum.value(), 0};
+}
+
+// Of logarithms of probabilities, which are taken as they are; the probabilities go to `shares`.
+template <class T>
+Softmax<T> exponentials_of(const T* x, int64_t classes, T* shares) {
+  each_register<T>(
+      classes, [&](int64_t c, int64_t count) { store_some(exp(load_some(x + c, count, T(0))), shares + c, count); });
+  return {};
+}
+
+template <class T>
+void multiply(T* row, int64_t classes, T factor) {
+  using V = Lanes<T>;
+  each_register<T>(classes, [&](int64_t c, int64_t count) {
+    store_some(load_some(row + c, count, T(0)) * V(factor), row + c, count);
+  });
+}
+
+// The same, but 0 stays 0 whatever it is multiplied by.
+template <class T>
+void multiply_counted(T* row, int64_t classes, T factor) {
+  using V = Lanes<T>;
+  each_register<T>(classes, [&](int64_t c, int64_t count) {
+    const V x = load_some(row + c, count, T(0));
+    store_some(select(x == V(0), x, x * V(factor)), row + c, count);
+  });
+}
+
+// The tangent's mean, weighted by the shares.
+template <class T>
+T mean_along(const T* shares, const T* tangent, int64_t classes, T sum) {
+  using V = Lanes<T>;
+  LongSum<V> weighted;
+  each_register<T>(classes, [&](int64_t c, int64_t count) {
+    weighted.add(load_some(shares + c, count, T(0)) * load_some(tangent + c, count, T(0)));
+  });
+  return weighted.value() / sum;
+}
+
+// Shares times factor (tangent - mean), in place.
+template <class T>
+void move_along(T* shares, const T* tangent, int64_t classes, T mean, T factor) {
+  using V = Lanes<T>;
+  each_register<T>(classes, [&](int64_t c, int64_t count) {
+    const V change = load_some(tangent + c, count, T(0)) - V(mean);
+    store_some(load_some(shares + c, count, T(0)) * change * V(factor), shares + c, count);
+  });
+}
+
+}  // namespace fusedloss::lattice::inline FUSEDLOSS_SET
