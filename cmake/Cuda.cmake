@@ -80,6 +80,7 @@ endfunction()
 # Adds all CUDA files by add_file(name text): what all families share, and the losses of each, so many in a file.
 macro(fusedloss_device_files add_file losses_in_file)
   cmake_language(CALL ${add_file} device "#include \"core/device.cuh\"\n")
+  cmake_language(CALL ${add_file} lattice/device "#include \"lattice/cuda.cuh\"\n")
   cmake_language(CALL ${add_file} rows/device "#include \"rows/device.cuh\"\n")
   foreach(family pointwise rows)
     list(LENGTH ${family}_losses count)

@@ -35,15 +35,21 @@ class Digits:
         return Task(name, train, self.test, binary=False, learning_rate=0.02, judge=verdict)
 
 
-def load_digits() -> Digits:
+def split_images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Returns images (N, 1, 8, 8) and digits (N), three quarters to learn from and one held out."""
     data = datasets.load_digits()
     images, digits = torch.from_numpy(data.images).float().unsqueeze(1), torch.from_numpy(data.target)
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
     train, test = order.split([len(order) * 3 // 4, len(order) - len(order) * 3 // 4])
-    deviation, mean = torch.std_mean(images[train])
-    images = (images - mean) / deviation
-    kept = torch.cat([train[digits[train] == k][: KEPT if k in RARE else None] for k in range(CLASSES)])
-    return Digits((images[kept], digits[kept]), images[train], (images[test], digits[test]))
+    return (images[train], digits[train]), (images[test], digits[test])
+
+
+def load_digits() -> Digits:
+    (train, digits), (test, truth) = split_images()
+    deviation, mean = torch.std_mean(train)
+    train, test = (train - mean) / deviation, (test - mean) / deviation
+    kept = torch.cat([torch.nonzero(digits == k)[: KEPT if k in RARE else None, 0] for k in range(CLASSES)])
+    return Digits((train[kept], digits[kept]), train, (test, truth))
 
 
 def recalls(logits: Tensor, digits: Tensor) -> Tensor:

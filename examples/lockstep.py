@@ -60,6 +60,7 @@ def train(
     epochs: int,
     each_epoch: Callable[[], None],
     seed: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[Run, Run]:
     """Trains one new model a loss from the same seed, on the same batches, taking turns step by step.
 
@@ -71,7 +72,7 @@ def train(
     turn = list(runs)
     for _ in range(epochs):
         total = {id(run): 0.0 for run in runs}
-        for batch in torch.randperm(len(x), generator=shuffle).split(BATCH_SIZE):
+        for batch in torch.randperm(len(x), generator=shuffle).split(batch_size):
             turn.reverse()
             for run in turn:
                 total[id(run)] += run.step(x[batch], y[batch]) * len(batch)

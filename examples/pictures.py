@@ -1,4 +1,4 @@
-"""The pictures of the training example: what the losses look like, and the training curves."""
+"""The pictures of the training examples: the losses, the training curves, and what the networks do."""
 
 from collections.abc import Callable
 from functools import partial
@@ -75,4 +75,23 @@ def draw_recalls(path: Path, counts: Tensor, recalls: dict[str, Tensor]) -> None
     top.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     bottom.bar(classes, counts, 0.8, color="0.6")
     bottom.set(xlabel="digit", ylabel="images to learn from", xticks=classes)
+    figure.savefig(path, dpi=110)
+
+
+def draw_alignments(path: Path, image: Tensor, alignments: dict[str, Tensor], digits: list[int]) -> None:
+    """Draws an image of digits in a row, and below it where each label is: curves (frames, labels), the blank first."""
+    figure = Figure(figsize=(14, 2 + 2.5 * len(alignments)), layout="constrained")
+    top, *panels = figure.subplots(1 + len(alignments), 1, sharex=True, height_ratios=(2, *[3] * len(alignments)))
+    columns = image.shape[1]
+    top.imshow(image, cmap="gray_r", aspect="auto", extent=(0, columns, 0, 1))
+    top.set(title=" ".join(map(str, digits)), yticks=[])
+    for panel, (title, alignment) in zip(panels, alignments.items(), strict=True):
+        frames = len(alignment)
+        middles = (torch.arange(frames) + 0.5) * columns / frames
+        panel.fill_between(middles, alignment[:, 0], color="0.9", label="blank")
+        for digit in sorted(set(digits)):
+            panel.plot(middles, alignment[:, digit + 1], color=f"C{digit}", linewidth=2, label=str(digit))
+        panel.set(title=title, ylim=(0.0, 1.05), ylabel="probability")
+    panels[-1].set(xlabel="column of the image", xlim=(0, columns))
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right", frameon=False)
     figure.savefig(path, dpi=110)

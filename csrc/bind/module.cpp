@@ -1,6 +1,4 @@
 // The Python module fusedloss._C: the losses' ops called directly, and what the build knows about itself.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <Python.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -120,19 +118,6 @@ void warn_of_broadcast(const Description& about, const at::Tensor& input, const 
   py::module_::import("fusedloss._reduction").attr("warn_caller")(message.str());
 }
 
-// Lengths: a tensor, or integers in a tuple or list, or one.
-at::Tensor lengths_from(const char* loss, const char* name, PyObject* object) {
-  if (THPVariable_Check(object)) return THPVariable_Unpack(object);
-  if (PyLong_Check(object)) return at::scalar_tensor(integer_from(loss, name, object), at::kLong);
-  TORCH_CHECK_TYPE(PyTuple_Check(object) || PyList_Check(object), loss, ": ", name,
-                   " must be a tensor, a tuple or list of integers, or an integer, got ", Py_TYPE(object)->tp_name);
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(object);
-  at::Tensor lengths = at::empty({count}, at::kLong);
-  for (Py_ssize_t n = 0; n < count; ++n)
-    lengths.mutable_data_ptr<int64_t>()[n] = integer_from(loss, name, PySequence_Fast_GET_ITEM(object, n));
-  return lengths;
-}
-
 // ---- the losses -----------------------------------------------------------------------------------------------
 
 // Functions of Python's own calling convention: the machinery of a generic binding would be a third of a call at 32
@@ -215,8 +200,8 @@ PyObject* call_lattice(PyObject* self, PyObject* const* arguments, Py_ssize_t co
                      "zero_infinity, from_logits, reduction)");
     const lattice::Arguments a{{tensor_from(name, "log_probs", arguments[0])},
                                tensor_from(name, "targets", arguments[1]),
-                               lengths_from(name, "input_lengths", arguments[2]),
-                               lengths_from(name, "target_lengths", arguments[3]),
+                               tensor_from(name, "input_lengths", arguments[2]),
+                               tensor_from(name, "target_lengths", arguments[3]),
                                integer_from(name, "blank", arguments[4]),
                                flag_from(name, "zero_infinity", arguments[5]),
                                flag_from(name, "from_logits", arguments[6]),

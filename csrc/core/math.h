@@ -14,7 +14,7 @@ struct MathConstants;
 
 template <>
 struct MathConstants<float> {
-  static constexpr float kInfinity = __builtin_inff();
+  static constexpr float kInfinity = __builtin_inff(), kLowest = -0x1.fffffep127f;
   // x + kRound - kRound rounds x to an integer, which then stands in the low bits of x + kRound.
   static constexpr float kRound = 0x1.8p23f;
   static constexpr int kMantissaBits = 23;
@@ -34,7 +34,7 @@ struct MathConstants<float> {
 
 template <>
 struct MathConstants<double> {
-  static constexpr double kInfinity = __builtin_inf();
+  static constexpr double kInfinity = __builtin_inf(), kLowest = -0x1.fffffffffffffp1023;
   static constexpr double kRound = 0x1.8p52;
   static constexpr int kMantissaBits = 52;
   static constexpr int kExponentBias = 1023;

@@ -11,6 +11,8 @@ namespace fusedloss::inline FUSEDLOSS_SET {
 template <class T>
 struct Single {
   using Scalar = T;
+  using Bits = typename BitsOf<T>::type;
+  using C = MathConstants<T>;
 
   struct Mask {
     bool holds;
@@ -57,6 +59,18 @@ struct Single {
   FUSEDLOSS_INLINE friend Single log1p(Single x) { return of(std::log1p(x.raw)); }
   FUSEDLOSS_INLINE friend Single log1p_unit(Single x) { return log1p_by_atanh(x, reciprocal_bounded(2.0 + x)); }
   FUSEDLOSS_INLINE friend Single log1p_unit(Single x, Single reciprocal) { return log1p_by_atanh(x, reciprocal); }
+  // As in core/scaled.h, by the fields of the number.
+  FUSEDLOSS_INLINE friend Single scaled_down(Single x, Single n) {
+    const Bits biased = Bits(n.raw > -C::kExponentBias ? n.raw : T(-C::kExponentBias)) + C::kExponentBias;
+    return of(x.raw * bit_copy<T>(biased << C::kMantissaBits));
+  }
+  FUSEDLOSS_INLINE friend Single exponent_of(Single x) {
+    return of(T((bit_copy<Bits>(x.raw) >> C::kMantissaBits) - C::kExponentBias));
+  }
+  FUSEDLOSS_INLINE friend Single mantissa_of(Single x) {
+    const Bits kept = bit_copy<Bits>(x.raw) & ((Bits(1) << C::kMantissaBits) - 1);
+    return of(bit_copy<T>(kept | Bits(C::kExponentBias) << C::kMantissaBits));
+  }
   FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(reciprocal_bounded(x.raw)); }
 };
 

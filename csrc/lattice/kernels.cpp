@@ -4,7 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
-#include "lattice/labels.h"
+#include "lattice/device_pass.h"
 #include "lattice/op.h"
 #include "torch/allocate.h"
 #include "torch/checks.h"
@@ -84,6 +84,7 @@ class Call {
   Call(const Call&) = delete;
 
   bool reduces() const { return a_.reduction != Reduction::none; }
+  bool on_gpu() const { return on_device(a_.operands[0]); }
   bool computes() const { return !a_.operands[0].is_meta(); }
 
   void take_tangent(const at::Tensor& tangent) {
@@ -95,14 +96,15 @@ class Call {
     TORCH_CHECK_VALUE(tangent.sym_sizes() == a_.operands[0].sym_sizes(), name_,
                       ": tangent0 must have the shape of log_probs, ", a_.operands[0].sym_sizes(), ", got ",
                       tangent.sym_sizes());
-    show(tangent, pass_.tangent);
+    if (computes()) show(tangent, pass_.tangent);
   }
   // A gradient of a reduced result is one number, that of an unreduced one a number for every sample.
   void take_grad_output(const at::Tensor& grad_output) {
     check_real(name_, "grad_output", grad_output);
     check_device(name_, "grad_output", grad_output, "log_probs", a_.operands[0]);
     check_fits(name_, "grad_output", grad_output, reduces() ? c10::SymDimVector() : known_.shape, "log_probs");
-    if (!computes()) return;
+    if (on_gpu()) incoming_ = grad_output.is_floating_point() ? grad_output : grad_output.to(known_.compute);
+    if (!computes() || on_gpu()) return;
     const at::Tensor all = grad_output.to(at::kDouble).expand(reduces() ? at::IntArrayRef() : shape()).contiguous();
     const double* incoming = all.const_data_ptr<double>();
     for (int64_t n = 0; n < pass_.count; ++n) labels_->samples[n].factor = incoming[reduces() ? 0 : n];
@@ -122,6 +124,7 @@ class Call {
   void run() {
     if (!computes()) return;
     weigh();
+    if (on_gpu()) return run_on_device();
     std::vector<double> values(pass_.count);
     pass_.values = values.data();
     in_threads(wide() ? engine().run_double : engine().run_float);
@@ -161,6 +164,14 @@ class Call {
     pass_.samples = labels_->samples.data();
   }
 
+  void run_on_device() {
+    if (a_.reduction == Reduction::mean && pass_.count == 0 && value_.defined()) value_.fill_(NAN);
+    const at::Tensor none;
+    const DeviceCall call{
+        name_, wide(), a_.zero_infinity, incoming_, reduces() ? none : value_, reduces() ? value_ : none};
+    if constexpr (kHasDevice) lattice::run_on_device(call, pass_, *labels_, a_.operands[0]);
+  }
+
   void in_threads(void (*function)(const Pass&, Queue&)) const {
     // So many numbers of the input take as long as it takes to wake a thread.
     constexpr int64_t kWorthAThread = 1 << 13;
@@ -188,7 +199,7 @@ class Call {
   const Checked known_;
   std::optional<Labels> labels_;
   Pass pass_;
-  at::Tensor value_, gradient_;
+  at::Tensor value_, gradient_, incoming_;
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 // write and read what does not fit into the caches, and memory that grows with the root of the number of frames.
 #pragma once
 #include <cmath>
+#include <limits>
 
 #include "lattice/frames.h"
 #include "lattice/softmax.h"
@@ -159,7 +160,7 @@ class Sequences {
     T* const x = gathered_memory_.of(most_width_);
     input_.gather(frame, classes_.data(), labels_ + 1, x);
     std::fill(x + labels_ + 1, x + width_, -MathConstants<T>::kInfinity);
-    V top = std::numeric_limits<T>::lowest();
+    V top = MathConstants<T>::kLowest;
     auto bad = V(0) < V(0);
     for (int64_t k = 0; k < width_; k += kLanes) {
       const V here = V::load(x + k);

@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
 from torch import Tensor
@@ -63,8 +62,8 @@ class _Lattice(Protocol):
         self,
         log_probs: Tensor,
         targets: Tensor,
-        input_lengths: Tensor | Sequence[int] | int,
-        target_lengths: Tensor | Sequence[int] | int,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
         blank: int,
         zero_infinity: bool,
         from_logits: bool,

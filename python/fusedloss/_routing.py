@@ -7,7 +7,6 @@ second is what ``torch.compile`` and ``torch.export`` can see. Everything else (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,8 +68,8 @@ def _lattice(name: str) -> _C._Lattice:
     def loss(
         log_probs: Tensor,
         targets: Tensor,
-        input_lengths: Tensor | Sequence[int] | int,
-        target_lengths: Tensor | Sequence[int] | int,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
         blank: int,
         zero_infinity: bool,
         from_logits: bool,
@@ -78,15 +77,10 @@ def _lattice(name: str) -> _C._Lattice:
     ) -> Any:
         if _is_compiling():
             number = _number(name, reduction)
-            lengths = _tensor(input_lengths), _tensor(target_lengths)
-            return traced(log_probs, targets, *lengths, blank, zero_infinity, from_logits, number)
+            return traced(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, from_logits, number)
         return direct(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, from_logits, reduction)
 
     return loss
-
-
-def _tensor(lengths: Tensor | Sequence[int] | int) -> Tensor:
-    return lengths if isinstance(lengths, Tensor) else torch.tensor(lengths, dtype=torch.int64)
 
 
 def _number(name: str, reduction: str) -> int:

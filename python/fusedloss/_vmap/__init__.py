@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fusedloss import _C
 from fusedloss._vmap.batch import Batch, wide
+from fusedloss._vmap.lattice import LatticeBatch
 from fusedloss._vmap.pointwise import PointwiseBatch
 from fusedloss._vmap.rows import RowsBatch
 
@@ -44,26 +45,34 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
     def op(suffix: str) -> Any:
         return getattr(torch.ops.fusedloss, name + suffix).default
 
+    def gradients(b: Batch, mask: Any, suffix: str, *arguments: Any) -> tuple[Tensor, ...]:
+        made = op(suffix)(*arguments)
+        return b.unpadded((made,) if count == 1 else made, mask)
+
+    def as_results(made: tuple[Tensor, ...]) -> Any:
+        # torch gives the only result of an op as it is.
+        return (made[0], 0) if count == 1 else (made, (0,) * count)
+
     def value(b: Batch, dims: Any) -> Any:
         return b.reduced(op("")(*b.arguments, wide(b.dtype))), 0
 
     def value_and_gradient(b: Batch, dims: Any, mask: Any) -> Any:
         result, _ = value(b, dims)
         one = torch.ones_like(result, dtype=wide(b.dtype))
-        gradients = b.unpadded(op("_backward")(b.spread(one, 0), mask, *b.arguments), mask)
-        wanted = [gradient for gradient, asked in zip(gradients, mask, strict=True) if asked]
+        made = gradients(b, mask, "_backward", b.spread(one, 0), mask, *b.arguments)
+        wanted = [gradient for gradient, asked in zip(made, mask, strict=True) if asked]
         return (result, wanted), (0, [0] * len(wanted))
 
     def backward(b: Batch, dims: Any, grad: Tensor, mask: Any) -> Any:
-        return b.unpadded(op("_backward")(b.spread(grad, dims[0]), mask, *b.arguments), mask), (0,) * count
+        return as_results(gradients(b, mask, "_backward", b.spread(grad, dims[0]), mask, *b.arguments))
 
     def jvp(b: Batch, dims: Any, *tangents: Any) -> Any:
         return b.reduced(op("_jvp")(*b.tangents(tangents, dims), *b.arguments, wide(b.dtype))), 0
 
     def hvp(b: Batch, dims: Any, grad: Tensor, *more: Any) -> Any:
         *tangents, mask = more
-        gradients = op("_hvp")(b.spread(grad, dims[0]), *b.tangents(tangents, dims[1:-1]), mask, *b.arguments)
-        return b.unpadded(gradients, mask), (0,) * count
+        along = b.tangents(tangents, dims[1:-1])
+        return as_results(gradients(b, mask, "_hvp", b.spread(grad, dims[0]), *along, mask, *b.arguments))
 
     def rule(suffix: str, before: int, batched: Callable[..., Any]) -> Callable[..., Any]:
         """For an op that has so many arguments before the operands, and the result of `batched` for those."""
@@ -88,7 +97,12 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
 
 def register() -> None:
     """Registers the rules of every compiled loss; called once, at import."""
-    for losses, family in ((_C.losses(), PointwiseBatch), (_C.row_losses(), RowsBatch)):
+    families: list[tuple[Any, type[Batch]]] = [
+        (_C.losses(), PointwiseBatch),
+        (_C.row_losses(), RowsBatch),
+        (_C.lattice_losses(), LatticeBatch),
+    ]
+    for losses, family in families:
         for loss in losses:
             for suffix, rule in _rules(loss["name"], family).items():
                 torch.library.register_vmap(f"fusedloss::{loss['name']}{suffix}", rule)

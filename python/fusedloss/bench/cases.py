@@ -29,7 +29,10 @@ class Loss:
 
 
 # The cases that compare sizes within one table.
-SIZES_DIFFER = ("rows", "rows-bfloat16", "rows-reduction-none", "rows-by-classes")
+SIZES_DIFFER = (
+    *("rows", "rows-bfloat16", "rows-reduction-none", "rows-by-classes"),
+    *("lattice", "lattice-bfloat16", "lattice-reduction-none", "lattice-batch-first", "lattice-one-thread"),
+)
 
 
 @dataclass(frozen=True)

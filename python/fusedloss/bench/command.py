@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fusedloss._devices import Device
-from fusedloss.bench import row_cases
+from fusedloss.bench import lattice_cases, row_cases
 from fusedloss.bench.cases import Row, rows
 from fusedloss.bench.measure import FULL, QUICK, Effort, Result, measure
 from fusedloss.bench.report import LEGEND, draw, machine, result_table, summary_table, write_json
@@ -35,7 +35,11 @@ def bench(
     # Broadcasting rows mean it; the warning would come from both sides, for every call.
     warnings.filterwarnings("ignore", message="Using a target size")
     output.mkdir(parents=True, exist_ok=True)
-    every = [*rows(threads, quick, device), *row_cases.rows(threads, quick, device)]
+    every = [
+        *rows(threads, quick, device),
+        *row_cases.rows(threads, quick, device),
+        *lattice_cases.rows(threads, device),
+    ]
     selected = [row for row in every if re.search(only, row.key)]
     if not selected:
         raise typer.BadParameter(f"no row matches {only!r}", param_hint="--only")
@@ -45,8 +49,8 @@ def bench(
     console.print(summary_table(results))
     command = shlex.join(["python", "-m", "fusedloss", *sys.argv[1:]])
     write_json(results, command, machine(device), output / "results.json")
-    pictures = ", ".join(path.name for path in draw(results, output))
-    console.print(f"Saved in {output}: results.json, {pictures}")
+    files = ["results.json", *(path.name for path in draw(results, output))]
+    console.print(f"Saved in {output}: {', '.join(files)}")
     failures = sum(result.failure is not None for result in results)
     if failures:
         console.print(f"[bold red]{failures} of {len(results)} rows failed")

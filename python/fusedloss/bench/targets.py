@@ -9,6 +9,7 @@ class Target:
     eager: float  # how many times faster than torch's eager functions, at least
     compiled: float  # and than torch.compile of them
     of_copy: float = 0.0  # share of a copy's bandwidth
+    workspace: bool = False  # may hold more than the gradients for a while, but less than torch does
 
 
 # The first pattern that matches the whole key of a row, loss/case/size, holds.
@@ -31,6 +32,13 @@ _TARGETS = (
     (r"cross_entropy\+smoothing\+weight/rows/4096x32000", Target(4.0, 2.5)),
     (r"kl_divergence\+logits/rows/8192x8192", Target(6.0, 3.0)),
     (r"cross_entropy/rows-bfloat16/4096x32000", Target(4.0, 2.0)),
+    (r"ctc_loss/lattice/150x16x80x30", Target(9.0, 1.0, workspace=True)),
+    (r"ctc_loss/lattice/500x8x80x60", Target(10.0, 1.0, workspace=True)),
+    (r"ctc_loss/lattice/500x32x64x100", Target(8.0, 1.0, workspace=True)),
+    (r"ctc_loss/lattice/500x4x5000x60", Target(3.3, 1.0, workspace=True)),
+    (r"ctc_loss/lattice/200x16x5000x40", Target(3.0, 1.0, workspace=True)),
+    (r"ctc_loss/lattice/(\d+x1x|20x).*", Target(2.0, 1.0, workspace=True)),
+    (r"ctc_loss/.*", Target(1.0, 1.0, workspace=True)),
     (r".*", Target(1.0, 1.0)),
 )
 

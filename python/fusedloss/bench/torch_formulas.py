@@ -84,6 +84,14 @@ def js_divergence(p: Tensor, q: Tensor, from_logits: bool = False, reduction: st
     return (F.kl_div(m, p, reduction=reduction) + F.kl_div(m, q, reduction=reduction)) / 2
 
 
+def ctc_loss(
+    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, reduction: str = "mean"
+) -> Tensor:
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # torch's CTC knows no half types
+    return F.ctc_loss(logits.log_softmax(-1), targets, input_lengths, target_lengths, reduction=reduction)
+
+
 def _shortfall(input: Tensor, target: Tensor, target_01: bool) -> Tensor:
     """How far each score is from the margin of 1 on the right side."""
     sign = 2.0 * target - 1.0 if target_01 else target

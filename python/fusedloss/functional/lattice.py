@@ -1,7 +1,9 @@
 """The losses over a lattice: a sequence of frames in, the alignments with a shorter sequence of labels summed over."""
 
 from collections.abc import Sequence
+from operator import index
 
+import torch
 from torch import Tensor
 
 from fusedloss import _routing as _ops
@@ -62,9 +64,9 @@ def ctc_loss(
         >>> import torch, fusedloss.functional as F
         >>> logits = torch.tensor([[0.0, 2.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
         >>> F.ctc_loss(logits, torch.tensor([1, 2]), 4, 2, reduction="sum", from_logits=True)
-        tensor(0.6105)
+        tensor(0.4507)
         >>> F.ctc_loss(logits.log_softmax(-1), torch.tensor([1, 2]), 4, 2, reduction="sum")
-        tensor(0.6105)
+        tensor(0.4507)
         >>> F.ctc_loss(logits, torch.tensor([1, 1, 1]), 4, 3, zero_infinity=True, from_logits=True)
         tensor(0.)
 
@@ -73,5 +75,23 @@ def ctc_loss(
         torch.nn.functional.ctc_loss.
     """
     return _ops.ctc_loss(
-        log_probs, targets, input_lengths, target_lengths, blank, zero_infinity, from_logits, reduction
+        log_probs,
+        targets,
+        _lengths("input_lengths", input_lengths),
+        _lengths("target_lengths", target_lengths),
+        blank,
+        zero_infinity,
+        from_logits,
+        reduction,
     )
+
+
+def _lengths(name: str, given: Tensor | Sequence[int] | int) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    try:
+        numbers = [index(n) for n in given] if isinstance(given, (tuple, list)) else index(given)  # type: ignore[arg-type]
+    except TypeError:
+        expected = "a tensor, a tuple or list of integers, or an integer"
+        raise TypeError(f"ctc_loss: {name} must be {expected}, got {given!r}") from None
+    return torch.tensor(numbers, dtype=torch.int64)

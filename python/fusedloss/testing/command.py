@@ -20,6 +20,8 @@ from fusedloss._devices import Device
 from fusedloss.testing.cases import DTYPES, cases
 from fusedloss.testing.catalogue import LOSSES, Loss
 from fusedloss.testing.judge import Call
+from fusedloss.testing.lattice_cases import lattice_cases
+from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES, LatticeLoss
 from fusedloss.testing.row_cases import row_cases
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
 
@@ -44,7 +46,7 @@ def check(
     for asked in device or []:
         if asked.missing:
             raise typer.BadParameter(asked.missing, param_hint="--device")
-    losses = [loss for loss in (*LOSSES, *ROW_LOSSES) if re.search(only, loss.id)]
+    losses = [loss for loss in (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES) if re.search(only, loss.id)]
     if not losses:
         raise typer.BadParameter(f"no loss matches {only!r}", param_hint="--only")
     failures = []
@@ -81,6 +83,8 @@ def run(losses: list[Loss], device: Device, quick: bool) -> Tallies:
 def calls(loss: Loss, dtype: torch.dtype, device: Device, quick: bool) -> Iterator[Call]:
     if isinstance(loss, RowLoss):
         return row_cases(loss, dtype, device, quick)
+    if isinstance(loss, LatticeLoss):
+        return lattice_cases(loss, dtype, device, quick)
     return cases(loss, dtype, device, quick)
 
 
