@@ -68,7 +68,7 @@ class Sequences {
     most_width_ = std::max(most_width_, width);
     most_frames_ = std::max(most_frames_, sample.frames);
     most_kept_ = std::max(most_kept_, stretch * width);
-    most_stretch_ = std::max(most_stretch_, stretch);
+    most_emitted_ = std::max(most_emitted_, stretch * (width + kLanes));
     most_starts_ = std::max(most_starts_, ((sample.frames + stretch - 1) / stretch) * width);
   }
   // With a register of nothing on each side, which those at the ends look at.
@@ -84,12 +84,11 @@ class Sequences {
   Row start_of(int64_t stretch) {
     return Row::at(start_memory_.of(Row::numbers_for(most_starts_)) + stretch * Row::numbers_for(width_), width_);
   }
+  // Of the labels; and behind them, at the place width_, that of the blank in all lanes.
   ScaledRow<T, moving> emission(int64_t frame) {
     constexpr int kEach = kParts<T, moving>;
-    return {emission_memory_.of(kEach * most_kept_) + frame * kEach * width_, width_};
-  }
-  ScaledRow<T, moving> blank_emission(int64_t frame) {
-    return {blank_memory_.of(kParts<T, moving> * most_stretch_) + frame * kParts<T, moving>, 1};
+    const int64_t stride = width_ + kLanes;
+    return {emission_memory_.of(kEach * most_emitted_) + frame * kEach * stride, stride};
   }
   void copy(const Row& from, const Row& to) const {
     for (int64_t k = 0; k < width_; k += kLanes) to.store(k, from.load(k));
@@ -157,35 +156,32 @@ class Sequences {
   // The probabilities of the labels and of the blank, as shares of the largest of them: what that is raises all
   // alignments alike. Returns its logarithm.
   double emit(int64_t frame, int64_t slot) {
-    T* const x = gathered_memory_.of(most_width_);
-    input_.gather(frame, classes_.data(), labels_ + 1, x);
-    std::fill(x + labels_ + 1, x + width_, -MathConstants<T>::kInfinity);
+    const ScaledRow<T, moving> row = emission(slot);
+    T* const x = row.data;
+    gather(input_, frame, x, -MathConstants<T>::kInfinity);
     V top = MathConstants<T>::kLowest;
     auto bad = V(0) < V(0);
-    for (int64_t k = 0; k < width_; k += kLanes) {
+    for (int64_t k = 0; k < row.stride; k += kLanes) {
       const V here = V::load(x + k);
       bad = bad | !(here < V(MathConstants<T>::kInfinity));
       top = larger_of(here, top);
     }
     poisoned_ |= any(bad);
     top = across_lanes(top, [](V a, V b) { return larger_of(a, b); });
-    const ScaledRow<T, moving> row = emission(slot);
-    for (int64_t k = 0; k < width_; k += kLanes) row.store(k, scaled_exp<moving>(V::load(x + k) - top));
-    if constexpr (moving) emit_slopes(frame, row);
-    set_apart_blank(row, blank_emission(slot));
+    for (int64_t k = 0; k < row.stride; k += kLanes) row.store(k, scaled_exp<moving>(V::load(x + k) - top));
+    if constexpr (moving) {
+      // From the mean: with what all classes have in common, sums over the frames would lose digits.
+      T* const slopes = row.data + 2 * row.stride;
+      gather(tangent_, frame, slopes, sums_[frame].mean);
+      for (int64_t k = 0; k < row.stride; ++k) slopes[k] -= sums_[frame].mean;
+    }
     return double(top.raw[0]);
   }
-  // From the mean: with what all classes have in common, sums over the frames would lose digits.
-  void emit_slopes(int64_t frame, const ScaledRow<T, moving>& row) {
-    T* const slopes = row.data + 2 * row.stride;
-    tangent_.gather(frame, classes_.data(), labels_ + 1, slopes);
-    for (int64_t k = 0; k <= labels_; ++k) slopes[k] -= sums_[frame].mean;
-    std::fill(slopes + labels_ + 1, slopes + width_, T(0));
-  }
-  // There is no label at the last place.
-  void set_apart_blank(const ScaledRow<T, moving>& row, const ScaledRow<T, moving>& blank) const {
-    for (int part = 0; part < kParts<T, moving>; ++part) blank.data[part] = row.data[part * row.stride + labels_];
-    row.clear(labels_, labels_ + 1);
+  // What stands at the labels, `otherwise` where there is none, and at the blank.
+  void gather(const Frames<T>& frames, int64_t frame, T* to, T otherwise) const {
+    frames.gather(frame, classes_.data(), labels_ + 1, to);
+    std::fill_n(to + width_, kLanes, to[labels_]);
+    std::fill(to + labels_, to + width_, otherwise);
   }
 
   // ---- forward ----
@@ -221,14 +217,14 @@ class Sequences {
 
   // Downwards in place: a place looks at itself and at the one before it.
   void advance(int64_t slot) {
-    const auto label_emission = emission(slot);
-    const Number blank_emission = this->blank_emission(slot).everywhere(0);
+    const auto emission = this->emission(slot);
+    const Number of_blank = emission.load(width_);
     const bool keeps = gradient_.given();
     const Row kept = keeps ? this->kept(slot) : now_;
     for (int64_t k = width_ - kLanes; k >= 0; k -= kLanes) {
       auto next = CtcLoss::before(now_.load(k), now_.label.load(k - 1), V::load(skips_ + k));
-      next.blank = normalised(next.blank * blank_emission);
-      next.label = normalised(next.label * label_emission.load(k));
+      next.blank = normalised(next.blank * of_blank);
+      next.label = normalised(next.label * emission.load(k));
       now_.store(k, next);
       if (keeps) kept.store(k, next);
     }
@@ -256,8 +252,8 @@ class Sequences {
 
   // Upwards in place. What alignments through a state come to goes to weights_; returns their largest exponent.
   V retreat(const Row& then, int64_t slot) {
-    const auto label_emission = emission(slot);
-    const Number blank_emission = this->blank_emission(slot).everywhere(0);
+    const auto emission = this->emission(slot);
+    const Number of_blank = emission.load(width_);
     const Row kept = this->kept(slot), weights = this->weights();
     V top = kNothing;
     for (int64_t k = 0; k < width_; k += kLanes) {
@@ -266,7 +262,7 @@ class Sequences {
       const Number blank = before.blank * after.blank, label = before.label * after.label;
       top = larger_of(top, larger_of(blank.exponent, label.exponent));
       weights.store(k, {blank, label});
-      then.store(k, {normalised(after.blank * blank_emission), normalised(after.label * label_emission.load(k))});
+      then.store(k, {normalised(after.blank * of_blank), normalised(after.label * emission.load(k))});
     }
     return across_lanes(top, [](V a, V b) { return larger_of(a, b); });
   }
@@ -330,9 +326,9 @@ class Sequences {
   const Pass& pass_;
   Frames<T> input_, tangent_, gradient_;
   // Of the longest sample, in numbers of the type T or in frames.
-  int64_t most_width_ = 0, most_frames_ = 0, most_kept_ = 0, most_stretch_ = 0, most_starts_ = 0;
-  Buffer<T> now_memory_, then_memory_, kept_memory_, start_memory_, emission_memory_, blank_memory_, weight_memory_;
-  Buffer<T> gathered_memory_, share_memory_, skip_memory_;
+  int64_t most_width_ = 0, most_frames_ = 0, most_kept_ = 0, most_emitted_ = 0, most_starts_ = 0;
+  Buffer<T> now_memory_, then_memory_, kept_memory_, start_memory_, emission_memory_, weight_memory_;
+  Buffer<T> share_memory_, skip_memory_;
   std::vector<int32_t> classes_;  // of the labels, and last the blank
   std::vector<Softmax<T>> sums_;  // of every frame
   Row now_;
