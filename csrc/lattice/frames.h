@@ -2,8 +2,8 @@
 #pragma once
 #include <algorithm>
 
-#include "core/buffer.h"
 #include "core/runs.h"
+#include "core/workspace.h"
 #include "lattice/kernel.h"
 
 namespace fusedloss::lattice::inline FUSEDLOSS_SET {
@@ -11,7 +11,8 @@ namespace fusedloss::lattice::inline FUSEDLOSS_SET {
 template <class T>
 class Frames {
  public:
-  Frames(const FrameView& view, int64_t classes) : view_(view), classes_(classes) {}
+  Frames(const FrameView& view, int64_t classes, Workspace& workspace)
+      : view_(view), classes_(classes), row_(given() && !in_place() ? workspace.take<T>(classes) : nullptr) {}
 
   bool given() const { return view_.data; }
   void go_to(int64_t sample) { start_ = sample * view_.sample; }
@@ -19,11 +20,10 @@ class Frames {
   // All classes of a frame, to be read.
   const T* read(int64_t frame) {
     if (in_place()) return memory(frame);
-    T* const row = row_.of(classes_);
     visit_floating(view_.dtype, [&](auto element) {
-      load_run(static_cast<const decltype(element)*>(view_.data), row, run_of(frame));
+      load_run(static_cast<const decltype(element)*>(view_.data), row_, run_of(frame));
     });
-    return row;
+    return row_;
   }
   // Some of them.
   void gather(int64_t frame, const int32_t* classes, int64_t count, T* to) const {
@@ -33,12 +33,11 @@ class Frames {
     });
   }
   // Where they shall be put before `write` is called for the same frame.
-  T* target(int64_t frame) { return in_place() ? memory(frame) : row_.of(classes_); }
+  T* target(int64_t frame) { return in_place() ? memory(frame) : row_; }
   void write(int64_t frame) {
     if (in_place()) return;
-    visit_floating(view_.dtype, [&](auto element) {
-      store_run(row_.data(), static_cast<decltype(element)*>(view_.data), run_of(frame));
-    });
+    visit_floating(view_.dtype,
+                   [&](auto element) { store_run(row_, static_cast<decltype(element)*>(view_.data), run_of(frame)); });
   }
   void fill(int64_t begin, int64_t end, T value) {
     for (int64_t frame = begin; frame < end; ++frame) {
@@ -54,8 +53,8 @@ class Frames {
 
   const FrameView view_;
   const int64_t classes_;
+  T* const row_;  // to convert them in, where they do not lie as they are wanted
   int64_t start_ = 0;
-  Buffer<T> row_;
 };
 
 }  // namespace fusedloss::lattice::inline FUSEDLOSS_SET

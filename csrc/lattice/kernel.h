@@ -49,13 +49,14 @@ class Queue {
   const int64_t count_;
 };
 
-// Computes samples.
-using RunFunction = void (*)(const Pass& pass, Queue& samples);
-// Multiplies the gradients of samples, made for a factor of 1, by theirs. What is exactly 0 stays so.
-using ScaleFunction = void (*)(const Pass& pass, Queue& samples);
+// How many bytes each thread needs to work in.
+using RoomFunction = int64_t (*)(const Pass& pass);
+// Computes samples; or multiplies their gradients, made for a factor of 1, by theirs: what is exactly 0 stays so.
+using RunFunction = void (*)(const Pass& pass, Queue& samples, void* memory);
 struct Engine {
+  RoomFunction room_float, room_double;
   RunFunction run_float, run_double;
-  ScaleFunction scale_float, scale_double;
+  RunFunction scale_float, scale_double;
 };
 
 }  // namespace fusedloss::lattice

@@ -172,14 +172,17 @@ class Call {
     if constexpr (kHasDevice) lattice::run_on_device(call, pass_, *labels_, a_.operands[0]);
   }
 
-  void in_threads(void (*function)(const Pass&, Queue&)) const {
+  void in_threads(RunFunction function) const {
     // So many numbers of the input take as long as it takes to wake a thread.
     constexpr int64_t kWorthAThread = 1 << 13;
     const int64_t threads = std::min<int64_t>(
         {pass_.count, at::get_num_threads(), 1 + pass_.count * pass_.frames * pass_.classes / kWorthAThread});
+    const int64_t room = wide() ? engine().room_double(pass_) : engine().room_float(pass_);
+    const at::Tensor memory = at::empty({threads, room}, at::kByte);
+    char* const start = static_cast<char*>(memory.mutable_data_ptr());
     Queue samples(pass_);
     at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-      if (begin < end) function(pass_, samples);
+      if (begin < end) function(pass_, samples, start + begin * room);
     });
   }
 

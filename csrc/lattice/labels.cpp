@@ -67,6 +67,7 @@ Labels::Labels(const char* loss, const Arguments& a) {
   labels.resize(first);
   const Integers numbers(targets);
   const int64_t classes = input.size(-1);
+  TORCH_CHECK_NOT_IMPLEMENTED(classes < int64_t(1) << 31, loss, ": more than 2^31 - 1 classes");
   for (size_t n = 0; n < samples.size(); ++n)
     numbers.row(int64_t(n), [&](const auto* from, int64_t stride) {
       const Sample& sample = samples[n];

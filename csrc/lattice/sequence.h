@@ -26,17 +26,22 @@ int64_t stretch_for(int64_t frames, int64_t width, int parts) {
 template <class T, bool moving>
 class Sequences {
  public:
-  explicit Sequences(const Pass& pass)
+  Sequences(const Pass& pass, Workspace& workspace)
       : pass_(pass),
-        input_(pass.input, pass.classes),
-        tangent_(pass.tangent, pass.classes),
-        gradient_(pass.gradient, pass.classes) {
-    for (int64_t n = 0; n < pass.count; ++n) make_room_for(pass.samples[n]);
-    classes_.resize(most_width_);
-    sums_.resize(most_frames_);
-    now_ = padded_row(now_memory_);
-    skips_ = skip_memory_.of(most_width_ + 2 * kLanes) + kLanes;
-  }
+        room_(pass),
+        input_(pass.input, pass.classes, workspace),
+        tangent_(pass.tangent, pass.classes, workspace),
+        gradient_(pass.gradient, pass.classes, workspace),
+        now_(padded_row(workspace)),
+        then_(padded_row(workspace)),
+        kept_(workspace.take<T>(Row::numbers_for(room_.kept))),
+        starts_(workspace.take<T>(Row::numbers_for(room_.starts))),
+        emissions_(workspace.take<T>(kParts<T, moving> * room_.emitted)),
+        weights_(workspace.take<T>(Row::numbers_for(room_.width))),
+        skips_(workspace.take<T>(room_.width + 2 * kLanes) + kLanes),
+        shares_(workspace.take<T>(moving ? pass.classes : 0)),
+        sums_(workspace.take<Softmax<T>>(room_.frames)),
+        classes_(workspace.take<int32_t>(room_.width)) {}
 
   // The sample's loss, or its derivative.
   double run(int64_t n) {
@@ -62,33 +67,39 @@ class Sequences {
   // ---- memory ----
 
   static int64_t width_for(int64_t labels) { return (labels + kLanes) / kLanes * kLanes; }
-  void make_room_for(const Sample& sample) {
-    const int64_t width = width_for(sample.labels);
-    const int64_t stretch = stretch_for<T>(sample.frames, width, kParts<T, moving>);
-    most_width_ = std::max(most_width_, width);
-    most_frames_ = std::max(most_frames_, sample.frames);
-    most_kept_ = std::max(most_kept_, stretch * width);
-    most_emitted_ = std::max(most_emitted_, stretch * (width + kLanes));
-    most_starts_ = std::max(most_starts_, ((sample.frames + stretch - 1) / stretch) * width);
+
+  // What the longest samples need, in places or frames.
+  struct Room {
+    int64_t width = 0, frames = 0, kept = 0, emitted = 0, starts = 0;
+
+    explicit Room(const Pass& pass) {
+      for (int64_t n = 0; n < pass.count; ++n) {
+        const Sample& sample = pass.samples[n];
+        const int64_t its_width = width_for(sample.labels);
+        const int64_t stretch = stretch_for<T>(sample.frames, its_width, kParts<T, moving>);
+        width = std::max(width, its_width);
+        frames = std::max(frames, sample.frames);
+        if (pass.gradient.data) kept = std::max(kept, stretch * its_width);
+        emitted = std::max(emitted, stretch * (its_width + kLanes));
+        if (sample.frames > stretch) starts = std::max(starts, ((sample.frames + stretch - 1) / stretch) * its_width);
+      }
+    }
+  };
+  // With a register on each side, which those at the ends look at.
+  Row padded_row(Workspace& workspace) const {
+    const int64_t stride = room_.width + 2 * kLanes;
+    return Row::at(workspace.take<T>(Row::numbers_for(stride)) + kLanes, stride);
   }
-  // With a register of nothing on each side, which those at the ends look at.
-  Row padded_row(Buffer<T>& memory) const {
-    const int64_t stride = most_width_ + 2 * kLanes;
-    const Row row = Row::at(memory.of(Row::numbers_for(stride)) + kLanes, stride);
-    for (const auto& part : {row.blank, row.label}) part.clear(-kLanes, most_width_ + kLanes);
-    return row;
+  void clear(const Row& row) const {
+    for (const auto& part : {row.blank, row.label}) part.clear(-kLanes, width_ + kLanes);
   }
-  Row kept(int64_t frame) {
-    return Row::at(kept_memory_.of(Row::numbers_for(most_kept_)) + frame * Row::numbers_for(width_), width_);
-  }
-  Row start_of(int64_t stretch) {
-    return Row::at(start_memory_.of(Row::numbers_for(most_starts_)) + stretch * Row::numbers_for(width_), width_);
-  }
+  Row kept(int64_t slot) const { return Row::at(kept_ + slot * Row::numbers_for(width_), width_); }
+  Row start_of(int64_t stretch) const { return Row::at(starts_ + stretch * Row::numbers_for(width_), width_); }
+  Row weights() const { return Row::at(weights_, width_); }
   // Of the labels; and behind them, at the place width_, that of the blank in all lanes.
-  ScaledRow<T, moving> emission(int64_t frame) {
-    constexpr int kEach = kParts<T, moving>;
+  ScaledRow<T, moving> emission(int64_t slot) const {
     const int64_t stride = width_ + kLanes;
-    return {emission_memory_.of(kEach * most_emitted_) + frame * kEach * stride, stride};
+    return {emissions_ + slot * kParts<T, moving> * stride, stride};
   }
   void copy(const Row& from, const Row& to) const {
     for (int64_t k = 0; k < width_; k += kLanes) to.store(k, from.load(k));
@@ -102,7 +113,7 @@ class Sequences {
     width_ = width_for(labels_);
     stretch_ = stretch_for<T>(frames_, width_, kParts<T, moving>);
     const int32_t* const labels = pass_.labels + sample.first;
-    std::copy_n(labels, labels_, classes_.begin());
+    std::copy_n(labels, labels_, classes_);
     classes_[labels_] = pass_.blank;
     std::fill(skips_ - kLanes, skips_ + width_ + kLanes, T(kNothing));
     int64_t repeats = 0;
@@ -145,7 +156,7 @@ class Sequences {
   void look_at(int64_t frame) {
     if (!moving && (gradient_.given() || !pass_.from_logits)) return;
     const T* const x = input_.read(frame);
-    T* const shares = moving ? share_memory_.of(pass_.classes) : nullptr;
+    T* const shares = moving ? shares_ : nullptr;
     Softmax<T>& softmax = sums_[frame] = shares_of(x, shares);
     if (moving) softmax.mean = mean_along(shares, tangent_.read(frame), pass_.classes, softmax.sum);
   }
@@ -179,7 +190,7 @@ class Sequences {
   }
   // What stands at the labels, `otherwise` where there is none, and at the blank.
   void gather(const Frames<T>& frames, int64_t frame, T* to, T otherwise) const {
-    frames.gather(frame, classes_.data(), labels_ + 1, to);
+    frames.gather(frame, classes_, labels_ + 1, to);
     std::fill_n(to + width_, kLanes, to[labels_]);
     std::fill(to + labels_, to + width_, otherwise);
   }
@@ -189,8 +200,7 @@ class Sequences {
   int64_t end_of(int64_t begin) const { return std::min(begin + stretch_, frames_); }
 
   void forward() {
-    now_.blank.clear(0, width_);
-    now_.label.clear(0, width_);
+    clear(now_);
     now_.blank.set(0, 1, 0);  // before the first frame all alignments are at the first blank
     double raised = 0, shifted = 0;
     for (int64_t begin = 0; begin < frames_; begin += stretch_) {
@@ -233,8 +243,8 @@ class Sequences {
   // ---- backward ----
 
   void backward(T factor) {
-    const Row then = padded_row(then_memory_);
-    then.blank.set(labels_, 1, 0);  // behind the last frame all are at the last blank
+    clear(then_);
+    then_.blank.set(labels_, 1, 0);  // behind the last frame all are at the last blank
     const int64_t last = (frames_ - 1) / stretch_ * stretch_;
     for (int64_t begin = last; begin >= 0; begin -= stretch_) {
       if (begin != last) {
@@ -243,30 +253,29 @@ class Sequences {
         go_through(begin, ignored, ignored);
       }
       for (int64_t t = end_of(begin) - 1; t >= begin; --t) {
-        const V top = retreat(then, t - begin);
-        if (t % kShiftEvery == 0) then.shift(width_);
+        const V top = retreat(t - begin);
+        if (t % kShiftEvery == 0) then_.shift(width_);
         write_gradient(t, top, factor);
       }
     }
   }
 
   // Upwards in place. What alignments through a state come to goes to weights_; returns their largest exponent.
-  V retreat(const Row& then, int64_t slot) {
+  V retreat(int64_t slot) {
     const auto emission = this->emission(slot);
     const Number of_blank = emission.load(width_);
     const Row kept = this->kept(slot), weights = this->weights();
     V top = kNothing;
     for (int64_t k = 0; k < width_; k += kLanes) {
-      const auto after = CtcLoss::after(then.load(k), then.load(k + 1), V::load(skips_ + k + 1));
+      const auto after = CtcLoss::after(then_.load(k), then_.load(k + 1), V::load(skips_ + k + 1));
       const auto before = kept.load(k);
       const Number blank = before.blank * after.blank, label = before.label * after.label;
       top = larger_of(top, larger_of(blank.exponent, label.exponent));
       weights.store(k, {blank, label});
-      then.store(k, {normalised(after.blank * of_blank), normalised(after.label * emission.load(k))});
+      then_.store(k, {normalised(after.blank * of_blank), normalised(after.label * emission.load(k))});
     }
     return across_lanes(top, [](V a, V b) { return larger_of(a, b); });
   }
-  Row weights() { return Row::at(weight_memory_.of(Row::numbers_for(most_width_)), width_); }
 
   // The posterior of the labels, whose sum with that of the blank is 1; and in moving passes how it moves.
   void write_gradient(int64_t frame, V top, T factor) {
@@ -324,15 +333,14 @@ class Sequences {
   }
 
   const Pass& pass_;
+  const Room room_;
   Frames<T> input_, tangent_, gradient_;
-  // Of the longest sample, in numbers of the type T or in frames.
-  int64_t most_width_ = 0, most_frames_ = 0, most_kept_ = 0, most_emitted_ = 0, most_starts_ = 0;
-  Buffer<T> now_memory_, then_memory_, kept_memory_, start_memory_, emission_memory_, weight_memory_;
-  Buffer<T> share_memory_, skip_memory_;
-  std::vector<int32_t> classes_;  // of the labels, and last the blank
-  std::vector<Softmax<T>> sums_;  // of every frame
-  Row now_;
-  T* skips_;  // for every place 0, or kNothing where the blank before its label must not be left out
+  const Row now_, then_;  // where the two programs are
+  T *const kept_, *const starts_, *const emissions_, *const weights_;
+  T* const skips_;  // for every place 0, or kNothing where the blank before its label must not be left out
+  T* const shares_;
+  Softmax<T>* const sums_;  // of every frame
+  int32_t* const classes_;  // of the labels, and last the blank
 
   int64_t frames_ = 0, labels_ = 0, width_ = 0, stretch_ = 0;
   bool possible_ = false;  // whether there is an alignment

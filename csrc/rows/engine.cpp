@@ -6,7 +6,6 @@
 #include <numeric>
 #include <vector>
 
-#include "core/buffer.h"
 #include "core/lanes.h"
 #include "core/runs.h"
 #include "core/stream.h"
@@ -20,6 +19,25 @@
 
 namespace fusedloss::rows {
 namespace {
+
+// Memory for tiles, in whole lines of a cache: a register that lies in two of them takes twice the time.
+template <class T>
+class Buffer {
+ public:
+  // That of at least `count`; the first call decides.
+  T* of(int64_t count) {
+    if (lines_.empty()) lines_.resize((count + kOfLine - 1) / kOfLine);
+    return data();
+  }
+  T* data() { return lines_.empty() ? nullptr : lines_[0].numbers; }
+
+ private:
+  static constexpr int64_t kOfLine = 64 / sizeof(T);
+  struct alignas(64) Line {
+    T numbers[kOfLine];
+  };
+  std::vector<Line> lines_;
+};
 
 // One tensor with classes during the walk: its memory where that is laid out like a tile, else a buffer.
 template <class T, bool along>
