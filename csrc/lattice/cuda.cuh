@@ -394,10 +394,8 @@ __global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks) join(const __gr
   if (!pass.samples[n].fits || exponent < kLowestExponent) {
     fate = Fate::has_no_alignment;
     value = moving || pass.zero_infinity ? 0 : double(INFINITY);
-  }
-  if (of_frames != of_frames || value != value) {
+  } else if (value != value) {
     fate = Fate::is_nan;
-    value = double(NAN);
   }
   pass.fates[n] = fate;
   if (pass.values.data) write(pass.values, n, value);

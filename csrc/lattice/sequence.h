@@ -126,15 +126,14 @@ class Sequences {
   }
 
   double finish() {
-    double value = -slope_;
-    if (!moving) value = (pass_.from_logits && possible_ ? log_of_sums() : 0) - logarithm_;
-    if (poisoned_ || std::isnan(value)) {
-      if (gradient_.given()) gradient_.fill(0, frames_, std::numeric_limits<T>::quiet_NaN());
-      return NAN;
+    if (!possible_ && !poisoned_) {
+      if (gradient_.given()) gradient_.fill(0, frames_, 0);
+      return moving ? 0 : INFINITY;
     }
-    if (possible_) return value;
-    if (gradient_.given()) gradient_.fill(0, frames_, 0);
-    return moving ? 0 : INFINITY;
+    const double value = moving ? -slope_ : (pass_.from_logits ? log_of_sums() : 0) - logarithm_;
+    if (!poisoned_ && !std::isnan(value)) return value;
+    if (gradient_.given()) gradient_.fill(0, frames_, std::numeric_limits<T>::quiet_NaN());
+    return NAN;
   }
   // Of what the softmax of all frames divides by.
   double log_of_sums() const {
