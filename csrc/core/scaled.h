@@ -37,6 +37,13 @@ FUSEDLOSS_INLINE Lanes<T, B> mantissa_of(Lanes<T, B> x) {
   return V::from_bits((x.bits() & kMantissa) | V(1).bits());
 }
 
+// The same, but the smallest numbers are reached gradually.
+template <class V>
+FUSEDLOSS_INLINE V scaled_down_gradually(V x, V n) {
+  const V most = max(n, typename V::Scalar(-64));
+  return scaled_down(scaled_down(x, most), n - most);
+}
+
 template <class V>
 FUSEDLOSS_INLINE V larger_of(V a, V b) {
   return select(a > b, a, b);

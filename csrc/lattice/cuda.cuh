@@ -394,8 +394,10 @@ __global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks) join(const __gr
   if (!pass.samples[n].fits || exponent < kLowestExponent) {
     fate = Fate::has_no_alignment;
     value = moving || pass.zero_infinity ? 0 : double(INFINITY);
-  } else if (value != value) {
+  }
+  if (of_frames != of_frames || value != value) {
     fate = Fate::is_nan;
+    value = double(NAN);
   }
   pass.fates[n] = fate;
   if (pass.values.data) write(pass.values, n, value);
@@ -458,7 +460,7 @@ class FrameGradient {
     });
     top = largest_of_warp(top);
     const auto share = [&](const auto& product) {
-      return scaled_down(product.mantissa, product.exponent - V::of(top)).raw;
+      return scaled_down_gradually(product.mantissa, product.exponent - V::of(top)).raw;
     };
     T all = 0, slopes = 0, blanks = 0;
     each([&](int64_t, const auto& blank, const auto& label) {

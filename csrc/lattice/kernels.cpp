@@ -15,14 +15,17 @@ namespace fusedloss::lattice {
 // ---- checks ---------------------------------------------------------------------------------------------------
 
 namespace {
-void check_integers(const char* loss, const char* name, const at::Tensor& tensor) {
+// They may be on the CPU, where they are read, whatever device the frames are on.
+void check_integers(const char* loss, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
   check_real(loss, name, tensor);
+  if (tensor.defined() && !tensor.is_cpu()) check_device(loss, name, tensor, "log_probs", input);
   TORCH_CHECK_TYPE(c10::isIntegralType(tensor.scalar_type(), /*includeBool=*/false), loss, ": ", name,
                    " must be of an integer type, got ", tensor.scalar_type());
 }
 
-void check_lengths(const char* loss, const char* name, const at::Tensor& lengths, const Checked& known) {
-  check_integers(loss, name, lengths);
+void check_lengths(const char* loss, const char* name, const at::Tensor& lengths, const at::Tensor& input,
+                   const Checked& known) {
+  check_integers(loss, name, lengths, input);
   const bool fits = known.batched ? lengths.dim() == 1 && lengths.sym_size(0) == known.samples
                                   : lengths.dim() <= 1 && lengths.sym_numel() == 1;
   TORCH_CHECK_VALUE(fits, loss, ": ", name, " must have one number for each sample, of which there are ", known.samples,
@@ -49,7 +52,7 @@ Checked check(const Description& about, const Arguments& a) {
   if (known.batched) known.shape.push_back(known.samples);
   TORCH_CHECK_INDEX(0 <= a.blank && known.classes > a.blank, about.name, ": blank must be the index of one of the ",
                     known.classes, " classes, got ", a.blank);
-  check_integers(about.name, "targets", a.targets);
+  check_integers(about.name, "targets", a.targets, input);
   TORCH_CHECK_VALUE(a.targets.dim() == 1 || (known.batched && a.targets.dim() == 2), about.name, ": targets must be ",
                     known.batched ? "of shape (N, S), or those of all samples one after another"
                                   : "of shape (S) for log_probs of shape (T, C)",
@@ -57,8 +60,8 @@ Checked check(const Description& about, const Arguments& a) {
   TORCH_CHECK_VALUE(a.targets.dim() == 1 || a.targets.sym_size(0) == known.samples, about.name,
                     ": targets must have a row for each of the ", known.samples, " samples, got shape ",
                     a.targets.sym_sizes());
-  check_lengths(about.name, "input_lengths", a.input_lengths, known);
-  check_lengths(about.name, "target_lengths", a.target_lengths, known);
+  check_lengths(about.name, "input_lengths", a.input_lengths, input, known);
+  check_lengths(about.name, "target_lengths", a.target_lengths, input, known);
   known.dtype = a.dtype.value_or(input.scalar_type());
   known.compute = input.scalar_type() == at::kDouble || known.dtype == at::kDouble ? at::kDouble : at::kFloat;
   return known;

@@ -48,14 +48,14 @@ class Sequences {
     const Sample& sample = pass_.samples[n];
     for (auto* frames : {&input_, &tangent_, &gradient_}) frames->go_to(n);
     frames_ = sample.frames;
+    slope_ = 0;
     if (gradient_.given()) gradient_.fill(frames_, pass_.frames, 0);
     poisoned_ = false;
     possible_ = take_labels(sample);
-    if (possible_) {
-      forward();
-      if (possible_ && gradient_.given()) backward(T(sample.factor));
-    }
-    return finish();
+    if (!possible_) return finish(-INFINITY, 0);
+    const double logarithm = forward();
+    if (gradient_.given()) possible_ ? backward(T(sample.factor)) : look_at_all();
+    return finish(logarithm, pass_.from_logits ? log_of_sums() : 0);
   }
 
  private:
@@ -125,15 +125,12 @@ class Sequences {
     return labels_ + repeats <= frames_;
   }
 
-  double finish() {
-    if (!possible_ && !poisoned_) {
-      if (gradient_.given()) gradient_.fill(0, frames_, 0);
-      return moving ? 0 : INFINITY;
-    }
-    const double value = moving ? -slope_ : (pass_.from_logits ? log_of_sums() : 0) - logarithm_;
-    if (!poisoned_ && !std::isnan(value)) return value;
-    if (gradient_.given()) gradient_.fill(0, frames_, std::numeric_limits<T>::quiet_NaN());
-    return NAN;
+  double finish(double logarithm, double log_of_sums) {
+    const double value = moving ? -slope_ : log_of_sums - logarithm;
+    const bool is_nan = poisoned_ || std::isnan(log_of_sums) || std::isnan(value);
+    if (possible_ && !is_nan) return value;
+    if (gradient_.given()) gradient_.fill(0, frames_, is_nan ? std::numeric_limits<T>::quiet_NaN() : T(0));
+    return is_nan ? NAN : moving ? 0 : INFINITY;
   }
   // Of what the softmax of all frames divides by.
   double log_of_sums() const {
@@ -158,6 +155,11 @@ class Sequences {
     T* const shares = moving ? shares_ : nullptr;
     Softmax<T>& softmax = sums_[frame] = shares_of(x, shares);
     if (moving) softmax.mean = mean_along(shares, tangent_.read(frame), pass_.classes, softmax.sum);
+  }
+  // Where no gradient is made, for a NaN among the classes that no alignment has.
+  void look_at_all() {
+    if (pass_.from_logits && !moving)
+      for (int64_t t = 0; t < frames_; ++t) sums_[t] = shares_of(input_.read(t), nullptr);
   }
   Softmax<T> shares_of(const T* x, T* shares) const {
     return pass_.from_logits ? softmax_of(x, pass_.classes, shares) : exponentials_of(x, pass_.classes, shares);
@@ -198,7 +200,8 @@ class Sequences {
 
   int64_t end_of(int64_t begin) const { return std::min(begin + stretch_, frames_); }
 
-  void forward() {
+  // Returns the logarithm of what all alignments come to.
+  double forward() {
     clear(now_);
     now_.blank.set(0, 1, 0);  // before the first frame all alignments are at the first blank
     double raised = 0, shifted = 0;
@@ -210,8 +213,8 @@ class Sequences {
     if (labels_ > 0) all = sum(all, now_.label.everywhere(labels_ - 1));
     const double exponent = shifted + double(all.exponent.raw[0]);
     possible_ = exponent > kLowestExponent;
-    logarithm_ = std::log(double(all.mantissa.raw[0])) + exponent * 0.69314718055994530942 + raised;
     if constexpr (moving) slope_ = all.slope.raw[0];
+    return std::log(double(all.mantissa.raw[0])) + exponent * 0.69314718055994530942 + raised;
   }
 
   // The frames of the stretch that begins here.
@@ -301,8 +304,8 @@ class Sequences {
     V all = 0, slopes = 0, blanks = 0;
     for (int64_t k = 0; k < width_; k += kLanes) {
       const auto states = weights.load(k);
-      const V blank = scaled_down(states.blank.mantissa, states.blank.exponent - top);
-      const V label = scaled_down(states.label.mantissa, states.label.exponent - top);
+      const V blank = scaled_down_gradually(states.blank.mantissa, states.blank.exponent - top);
+      const V label = scaled_down_gradually(states.label.mantissa, states.label.exponent - top);
       blanks = blanks + blank;
       all = all + (blank + label);
       label.store(weights.label.data + k);
@@ -344,7 +347,7 @@ class Sequences {
   int64_t frames_ = 0, labels_ = 0, width_ = 0, stretch_ = 0;
   bool possible_ = false;  // whether there is an alignment
   bool poisoned_ = false;  // whether NaN or infinity stands where a label or the blank does
-  double logarithm_ = 0, slope_ = 0;
+  double slope_ = 0;       // of that logarithm along the tangent
 };
 
 }  // namespace fusedloss::lattice::inline FUSEDLOSS_SET

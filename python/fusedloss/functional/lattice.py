@@ -32,7 +32,7 @@ def ctc_loss(
     Args:
         log_probs: logarithms of the probabilities of the C classes, (T, N, C), or (T, C) for one sample; logits with
             `from_logits`. Of float64, float32, bfloat16 or float16, of any strides: (N, T, C) may be given as its
-            transpose. -inf is a class that cannot be, and so is what is below -1e28.
+            transpose. -inf is a class that cannot be, and so is what is 1e28 below the best of the sample's classes.
         targets: labels, of any integer type: (N, S), of whose rows the first `target_lengths` count, or those of all
             samples one after another, (sum of target_lengths); (S) for one sample.
         input_lengths: how many frames of every sample count, at most T, (N): a tensor of any integer type, a tuple or
