@@ -59,8 +59,7 @@ LEGEND = (
     "GB/s: operands read once and gradients written once; of copy: against copy_ in the same rounds; "
     "of peak: against what the device's memory has in theory.  "
     "memory: peak beyond the inputs, in tensors of the input's size, fusedloss / torch eager; once it "
-    "is released, fusedloss keeps one large gradient's block for the next; what the threads of "
-    "ctc_loss work on is no tensor and not seen."
+    "is released, fusedloss keeps one large gradient's block for the next."
 )
 
 
