@@ -113,7 +113,7 @@ def loss_table(task: Task) -> Table:
     """Compares the losses alone on a batch of this training, and on one of the size that speech has."""
     table = Table(
         title="The losses alone: forward and backward",
-        caption="peak memory: what there is beyond logits and target, the gradient included, as multiples of the logits",
+        caption="peak memory: beyond logits and target, the gradient included, as multiples of the logits",
     )
     table.add_column("batch")
     for heading in ("ms,\nfusedloss", "\ntorch", "times\nfaster", "peak memory,\nfusedloss", "\ntorch"):
