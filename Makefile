@@ -17,7 +17,8 @@ PRELOAD = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-nam
 EMULATED_TESTS := $(addprefix tests/test_, values.py gradients.py properties.py ops.py opinfo.py validation.py \
   composability.py modules.py large.py) \
   $(addprefix tests/test_rows_, values.py gradients.py identities.py opinfo.py references.py transforms.py validation.py \
-  composability.py)
+  composability.py) \
+  $(addprefix tests/test_lattice_, values.py gradients.py validation.py composability.py)
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
   -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml
@@ -84,6 +85,7 @@ test-emulated: $(VENV)/.set-up
 	  --emulated $$(echo $(EMULATED)/_emu*.so) $(EMULATED_TESTS)
 	$(BIN)/python tests/cuda_emulator/check_kernels.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/check_rows.py $$(echo $(EMULATED)/_emu*.so)
+	$(BIN)/python tests/cuda_emulator/check_lattice.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up

@@ -50,9 +50,11 @@ DEVICES = pytest.mark.parametrize("device", [d for d in Device if not d.missing]
 
 @DEVICES
 def test_check_passes(run: Run, device: Device) -> None:
-    code, output = run("check", "--quick", "--device", device, "--only", "^(mse_loss|kl_div|sigmoid_focal_loss)$")
+    only = r"^(mse_loss|kl_div|sigmoid_focal_loss|nll_loss|ctc_loss\[logits\])$"
+    code, output = run("check", "--quick", "--device", device, "--only", only)
     assert code == 0, output
-    for word in ("mse_loss", "kl_div", "sigmoid_focal_loss", "float64", "bfloat16", "within the allowed error"):
+    for word in ("mse_loss", "kl_div", "sigmoid_focal_loss", "nll_loss", "ctc_loss[logits]", "float64", "bfloat16",
+                 "within the allowed error"):  # fmt: skip
         assert word in output
 
 

@@ -35,7 +35,7 @@ FROM_LOGITS = [pytest.param(loss, id=loss.id) for loss in LATTICE_LOSSES if loss
 BY_REDUCTION = pytest.mark.parametrize(
     ("loss", "reduction"), [pytest.param(x, r, id=f"{x.id}-{r}") for x in LATTICE_LOSSES for r in x.reductions]
 )
-SMALL = (5, 4, 3)  # frames, samples, classes
+SMALL = (4, 3, 3)  # frames, samples, classes
 
 
 def of_logits(loss: LatticeLoss, given: dict[str, Tensor], reduction: str) -> Callable[[Tensor], Tensor]:
@@ -55,21 +55,16 @@ def leaf_of(given: dict[str, Tensor]) -> Tensor:
     return given["log_probs"].detach().clone().requires_grad_()
 
 
-def possible(values: Tensor, reduction: str) -> bool:
-    return reduction == "none" or bool(values.isfinite().all())
-
-
 # ---- against finite differences --------------------------------------------------------------------------------------
 
 
 @BY_REDUCTION
 def test_derivatives_are_finite_differences(loss: LatticeLoss, reduction: str) -> None:
     """First and second, backward and forward, each by itself and in a batch."""
-    for seed in range(2):
-        given = loss.given(SMALL, seed=seed)
-        call, x = of_logits(loss, given, reduction), leaf_of(given)
-        assert gradcheck(call, x, check_forward_ad=True, check_batched_forward_grad=True)
-        assert gradgradcheck(call, x, check_fwd_over_rev=True)
+    given = loss.given(SMALL, seed=1)
+    call, x = of_logits(loss, given, reduction), leaf_of(given)
+    assert gradcheck(call, x, check_forward_ad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(call, x, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
@@ -103,11 +98,14 @@ def test_the_derivative_by_log_probabilities_is_torchs() -> None:
     """exp(log p) - posterior, which is no derivative of the loss: that would be -posterior."""
     given = LOG_PROBS.given(SHAPE, seed=4)
     x, *rest = given.values()
-    ours, theirs = (torch.autograd.grad(loss(leaf, *rest, reduction="sum"), leaf)[0]  # type: ignore[operator]
-                    for loss in (L.ctc_loss, F.ctc_loss) for leaf in [x.clone().requires_grad_()])  # fmt: skip
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    found = []
+    for loss in (L.ctc_loss, F.ctc_loss):
+        leaf = x.clone().requires_grad_()
+        found.append(torch.autograd.grad(loss(leaf, *rest, reduction="sum"), leaf)[0])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
     counted = torch.arange(SHAPE[0])[:, None] < given["input_lengths"]
-    torch.testing.assert_close((x.exp() - ours).sum(-1), counted.double(), rtol=0, atol=1e-12)
+    posterior = (x.exp() - found[0])[counted]
+    torch.testing.assert_close(posterior.sum(-1), torch.ones(len(posterior)).double(), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -150,16 +148,22 @@ def test_second_derivatives_of_all_sizes(loss: LatticeLoss, dtype: torch.dtype) 
 @pytest.mark.parametrize("loss", [LOG_PROBS, LOGITS], ids=["log_probs", "logits"])
 def test_second_derivatives_in_any_layout(loss: LatticeLoss, layout: Any) -> None:
     given = laid_out(loss.given(SHAPE, torch.float32, seed=8), layout)
-    call = LatticeCall(loss, given, "sum", second=True)
-    call.judge()
-    # And of a direction that lies as the operand does.
-    straight = call.ours()
-    assert call.directions is not None
-    call.directions = {"log_probs": layout(call.directions["log_probs"].clone())}
-    if torch.equal(call.directions["log_probs"], loss.directions(given)["log_probs"]):
-        for one, other in zip((straight[0], straight[1]["log_probs"]), (lambda f: (f[0], f[1]["log_probs"]))(call.ours()),
-                              strict=True):  # fmt: skip
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    LatticeCall(loss, given, "sum", second=True).judge()
+    direction = loss.directions(given, seed=1)["log_probs"]
+    leaf = leaf_of(given)
+    value = loss(leaf, *list(given.values())[1:], reduction="sum")
+    (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+    moved = layout(direction)
+    found = [torch.autograd.grad(gradient, leaf, d, retain_graph=True)[0] for d in (moved, moved.clone())]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.host  # what is kept at hand is a matter of the CPU's caches
+@pytest.mark.parametrize("loss", [LOG_PROBS, LOGITS], ids=["log_probs", "logits"])
+def test_second_derivatives_of_long_sequences(loss: LatticeLoss) -> None:
+    """Of more frames and labels than are kept at hand, in float64."""
+    given = loss.given((300, 1, 6), seed=3, labels=145)
+    LatticeCall(loss, given, "none", second=True).judge()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -188,7 +192,7 @@ def jvp(loss: LatticeLoss, given: dict[str, Tensor], tangent: Tensor, reduction:
 
 @BY_REDUCTION
 def test_forward_mode_is_the_gradient_times_the_tangent(loss: LatticeLoss, reduction: str) -> None:
-    """That gradient which backward gives, torch's for log-probabilities; the sum over frames and classes of each sample."""
+    """That gradient which backward gives, torch's for log-probabilities."""
     given = loss.given(SHAPE, seed=9)
     tangent = loss.directions(given)["log_probs"]
     leaf = leaf_of(given)
@@ -257,7 +261,8 @@ def test_the_gradient_with_a_graph_is_that_without(loss: LatticeLoss, reduction:
         incoming = torch.full_like(result, 0.3)
         found.append(torch.autograd.grad(result, leaf, incoming, create_graph=with_graph)[0])
     assert found[0].requires_grad and not found[1].requires_grad
-    torch.testing.assert_close(found[0].detach(), found[1], rtol=1e-15, atol=1e-17)
+    # Differences of numbers up to 0.3.
+    torch.testing.assert_close(found[0].detach(), found[1], rtol=0, atol=2e-16)
 
 
 @BY_REDUCTION
@@ -378,15 +383,6 @@ def test_what_comes_in_for_a_sequence_without_an_alignment(loss: LatticeLoss, co
         torch.testing.assert_close(gradient.detach(), expected.detach(), rtol=1e-6, atol=0)
     (second,) = torch.autograd.grad(gradient, leaf, torch.ones_like(leaf))
     assert second.isfinite().all() and not second[:, OFF].any()
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_nan_that_comes_in_for_a_mean_leaves_an_impossible_sequence_alone(reduction: str) -> None:
-    given = partly_impossible(LOG_PROBS, torch.float32)
-    leaf = leaf_of(given)
-    value = LOG_PROBS(leaf, *list(given.values())[1:], reduction=reduction)
-    (gradient,) = torch.autograd.grad(value, leaf, torch.tensor(math.nan))
-    assert not gradient[:, OFF].any() and gradient[:, ~OFF].isnan().all()
 
 
 def test_zero_infinity_is_torchs() -> None:

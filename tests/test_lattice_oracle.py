@@ -107,38 +107,34 @@ def test_undefined_entries() -> None:
 # ---- against torch ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("shape", "reduction"), [(SHAPE, "none"), (SHAPE, "mean"), ((40, 5, 3), "sum"), ((200, 1, 30), "mean")]
+)
 @EACH_LOSS
-def test_the_oracle_is_torchs_own(loss: LatticeLoss, seed: int) -> None:
+def test_the_oracle_is_torchs_own(loss: LatticeLoss, shape: tuple[int, ...], reduction: str) -> None:
     """Within what torch loses in float64; its derivative where there is no alignment is not asked for."""
-    for frames, samples, classes in [SHAPE, (40, 5, 3), (200, 2, 30)]:
-        given = loss.given((frames, samples, classes), seed=seed)
-        for reduction in loss.reductions:
-            call = LatticeCall(loss, given, reduction)
-            theirs, gradients = call.by_torch(torch.zeros(samples if reduction == "none" else (), dtype=torch.float64))
-            value, slopes = call.by_oracle(theirs)
-            np.testing.assert_allclose(numbers(theirs, np.longdouble), value.value, rtol=1e-13)
-            gradient = numbers(gradients["log_probs"], np.longdouble)
-            np.testing.assert_allclose(gradient, slopes["log_probs"].value, rtol=0, atol=1e-12)
+    call = LatticeCall(loss, loss.given(shape, seed=len(reduction)), reduction)
+    theirs, gradients = call.by_torch(torch.zeros(shape[1] if reduction == "none" else (), dtype=torch.float64))
+    value, slopes = call.by_oracle(theirs)
+    np.testing.assert_allclose(numbers(theirs, np.longdouble), value.value, rtol=1e-13)
+    gradient = numbers(gradients["log_probs"], np.longdouble)
+    np.testing.assert_allclose(gradient, slopes["log_probs"].value, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("second", [False, True], ids=["first", "second"])
 @EACH_LOSS
-def test_second_derivatives_are_those_of_the_formula_in_ops(loss: LatticeLoss) -> None:
-    """And so are the values and the first derivatives of that formula, which judges where torch has none."""
+def test_derivatives_are_those_of_the_formula_in_ops(loss: LatticeLoss, second: bool) -> None:
+    """Second ones judge where torch has none."""
     given = loss.given(SHAPE, seed=5)
-    for reduction, second in product(loss.reductions, (False, True)):
-        call = LatticeCall(loss, given, reduction, second=True)
-        call.directions = call.directions if second else None
-        leaf = given["log_probs"].clone().requires_grad_()
-        assert loss.in_ops is not None
-        result = loss.in_ops(leaf, *list(given.values())[1:], **loss.parameters, reduction=reduction)
-        incoming = call.grad_output(result)
-        found, gradients = call.derivatives(result, {"log_probs": leaf}, incoming, torch.float64)
-        value, slopes = call.by_oracle(result)
-        np.testing.assert_allclose(numbers(found, np.longdouble), value.value, rtol=0, atol=1e-13 * value.size.max())
-        np.testing.assert_allclose(
-            numbers(gradients["log_probs"], np.longdouble), slopes["log_probs"].value, rtol=0, atol=1e-13
-        )
+    call = LatticeCall(loss, given, "mean" if second else "none", second=second)
+    leaf = given["log_probs"].clone().requires_grad_()
+    assert loss.in_ops is not None
+    result = loss.in_ops(leaf, *list(given.values())[1:], **loss.parameters, reduction=call.reduction)
+    found, gradients = call.derivatives(result, {"log_probs": leaf}, call.grad_output(result), torch.float64)
+    value, slopes = call.by_oracle(result)
+    np.testing.assert_allclose(numbers(found, np.longdouble), value.value, rtol=0, atol=1e-13 * value.size.max())
+    gradient = numbers(gradients["log_probs"], np.longdouble)
+    np.testing.assert_allclose(gradient, slopes["log_probs"].value, rtol=0, atol=1e-13)
 
 
 # ---- against differences ---------------------------------------------------------------------------------------------
@@ -236,7 +232,7 @@ def test_samples_are_of_every_kind(loss: LatticeLoss) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("what", ["value", "gradient", "second derivative"])
-@EACH_LOSS
+@pytest.mark.parametrize("loss", [LATTICE_LOSSES[0], LATTICE_LOSSES[2]], ids=["log_probs", "logits"])
 def test_the_judge_finds_a_small_error(loss: LatticeLoss, what: str, dtype: torch.dtype) -> None:
     """What torch gives is right, and wrong if it is off by 256 units more."""
     call = LatticeCall(loss, loss.given(SHAPE, dtype), "none", second=what == "second derivative")

@@ -96,6 +96,11 @@ ROW_KERNELS = (
     *((element, "f", False) for element in ("f", "Float16", "BFloat16")),
 )
 
+# Kernels over a lattice: the step of a pass, type of numbers, whether along a direction.
+LATTICE_NAME = re.compile(r"lattice4CUDA\d+(?P<step>[a-z_]+)I(?P<number>[fd])Lb(?P<moving>\d)EEEv")
+LATTICE_STEPS = ("emit", "sweep", "join", "write_gradients")
+LATTICE_PLACES = 256  # whose rows are in shared memory
+
 
 @dataclass
 class Kernel:
@@ -171,12 +176,29 @@ def row_title_of(name: str) -> RowTitle | None:
     return RowTitle(match["formula"], variant, found, match["number"], match["moving"] == "1")
 
 
+@dataclass(frozen=True)
+class LatticeTitle:
+    step: str
+    number: str
+    moving: bool
+
+
+def lattice_title_of(name: str) -> LatticeTitle | None:
+    match = LATTICE_NAME.search(name)
+    return LatticeTitle(match["step"], match["number"], match["moving"] == "1") if match else None
+
+
 def over_rows(architecture: str) -> dict[str, Kernel]:
     return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss4rows" in name}
 
 
+def over_lattices(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss7lattice" in name}
+
+
 def elementwise(architecture: str) -> dict[str, Kernel]:
-    return {name: kernel for name, kernel in kernels(architecture).items() if name not in over_rows(architecture)}
+    others = over_rows(architecture).keys() | over_lattices(architecture).keys()
+    return {name: kernel for name, kernel in kernels(architecture).items() if name not in others}
 
 
 def expected_titles() -> set[Title]:
@@ -264,6 +286,23 @@ def test_packs_over_rows_are_loaded_and_stored_by_one_instruction(architecture: 
             # (nll_loss reads nothing but the label's number where it makes gradients.)
             assert is_wide(ops, "LDG") or title.formula == "NllLoss", name
             assert is_wide(ops, "STG"), name
+
+
+def test_all_kernels_over_lattices_are_present(architecture: str) -> None:
+    titles = [lattice_title_of(name) for name in over_lattices(architecture)]
+    expected = {LatticeTitle(s, number, moving) for s in LATTICE_STEPS for number in "fd" for moving in (False, True)}
+    assert len(titles) == len(expected) and set(titles) == expected
+
+
+def test_registers_and_occupancy_over_lattices(architecture: str) -> None:
+    """Three blocks run at once. Two rows of two states lie in shared memory, and what a block adds up."""
+    for name, kernel in over_lattices(architecture).items():
+        title = lattice_title_of(name)
+        assert title is not None and 0 < kernel.registers <= 80, name
+        assert occupancy(kernel, architecture) >= 3 * THREADS / 2048, name
+        parts, size = 3 if title.moving else 2, {"f": 4, "d": 8}[title.number]
+        rows = 2 * 2 * parts * LATTICE_PLACES * size if title.step == "sweep" else 0
+        assert rows <= kernel.shared <= rows + 256 + 1024, name
 
 
 def test_the_oldest_architecture_is_there_as_ptx_for_all_others() -> None:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 import fusedloss
 import fusedloss.functional as L
 from fusedloss.testing.catalogue import LOSSES, Loss
+from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES
 from fusedloss.testing.row_catalogue import ROW_LOSSES
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 
-ALL = [*LOSSES, *ROW_LOSSES]
+ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES]
 MODULE_OF = {loss.name: loss.module for loss in ALL if loss.module}
 CLASSES = [name for name in fusedloss.__all__ if name.endswith("Loss")]
 IN_TORCH = [name for name in CLASSES if hasattr(nn, name)]
@@ -66,6 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MultiLabelSoftMarginLoss": {},
     "KLDivergenceLoss": {"from_logits": True, "temperature": 2.0},
     "JSDivergenceLoss": {"beta": 0.3, "from_logits": True},
+    "CTCLoss": {"blank": 1, "zero_infinity": True, "from_logits": True},
 }
 
 
@@ -179,6 +181,8 @@ def test_a_function_begins_like_that_of_torch(name: str) -> None:
     more = {"weight", "label_smoothing"}
     if name == "cross_entropy":
         more |= {"sample_weight", "z_loss", "softcap", "inplace_backward", "all_ignored"}
+    if name == "ctc_loss":
+        more = {"from_logits"}
     assert {argument for argument, _ in ours[len(theirs) :]} <= more
 
 
@@ -211,7 +215,9 @@ def test_the_deprecated_flags_are_taken(name: str) -> None:
 
 
 def call(module: nn.Module, name: str) -> Tensor:
-    loss = next(loss for loss in ALL if loss.module == name)
+    # Labels must not be the blank.
+    blank = SETTINGS[name].get("blank")
+    loss = next(loss for loss in ALL if loss.module == name and loss.parameters.get("blank") == blank)
     operands, _ = loss.sample((3, 4), torch.float32)
     if SETTINGS[name].get("target_01"):
         operands[1] = (operands[1] + 1) / 2

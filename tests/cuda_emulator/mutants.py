@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/cuda_emulator"
 TREE = ROOT / "build/mutants/source"
 BUILDS = ROOT / "build/mutants"
-# By family: only these losses are built.
+# By family: only these losses are built. (The lattice has but one.)
 LOSSES = {
     "pointwise": "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n",
     "rows": "ROWS_LOSS(nll_loss, NllLoss)\nROWS_LOSS(multi_margin_loss, MultiMargin)\n"
@@ -35,7 +36,9 @@ CUDA, KERNELS = "csrc/core/cuda.h", "csrc/pointwise/cuda.cuh"
 HOST = "csrc/pointwise/device.cpp"
 PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
 ROWS, NUMBERS, DEVICE = "csrc/rows/cuda.cuh", "csrc/core/numbers.cuh", "csrc/core/device.cuh"
-CHECKS = ("check_kernels.py", "check_rows.py")
+LATTICE, LATTICE_HOST = "csrc/lattice/cuda.cuh", "csrc/lattice/device.cpp"
+# What concerns a family; a defect elsewhere concerns all.
+CHECKS = {"pointwise": "check_kernels.py", "rows": "check_rows.py", "lattice": "check_lattice.py"}
 # The unmutated kernels are tested with all of these, the mutants with the last.
 SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
 SECONDS = 300  # a test run that takes longer hangs
@@ -172,6 +175,160 @@ MUTANTS = (
         "rows: all classes have the first one's weight", ROWS, "(rows_.weight.data) + c", "(rows_.weight.data) + 0 * c"
     ),
     Mutant("rows: alignment not tested", ROWS, "first.data)) % 16 == 0", "first.data)) % 1 == 0"),
+    # Lattices: what threads of a block or a warp hand each other.
+    Mutant(
+        "lattice: missing barrier in a step",
+        LATTICE,
+        "    });\n    __syncthreads();\n    const Rows row = now_;",
+        "    });\n    const Rows row = now_;",
+    ),
+    Mutant(
+        "lattice: missing barrier before the first step",
+        LATTICE,
+        "start_at(k)); });\n    __syncthreads();\n",
+        "start_at(k)); });\n",
+    ),
+    Mutant(
+        "lattice: missing barrier behind a shift",
+        LATTICE,
+        "    });\n    __syncthreads();\n    return double(top);",
+        "    });\n    return double(top);",
+    ),
+    Mutant(
+        "lattice: missing barrier where the largest is sought",
+        LATTICE,
+        "  __syncthreads();\n  for (int warp = 0;",
+        "  for (int warp = 0;",
+    ),
+    Mutant(
+        "lattice: missing __syncwarp before posteriors are taken off",
+        LATTICE,
+        "put(c, T(0));\n    __syncwarp();\n",
+        "put(c, T(0));\n",
+    ),
+    Mutant("lattice: last warp not added", LATTICE, "warp = 1; warp < kWarps;", "warp = 1; warp < kWarps - 1;"),
+    Mutant(
+        "lattice: last warp's largest not seen",
+        LATTICE,
+        "warp < kDeviceThreads / kWarp; ++warp) x",
+        "warp < kDeviceThreads / kWarp - 1; ++warp) x",
+    ),
+    Mutant(
+        "lattice: one row for this frame and the next",
+        LATTICE,
+        "next_(memory + Rows::numbers_for(pass.places),",
+        "next_(memory,",
+    ),
+    Mutant("lattice: shared rows too short", LATTICE, "shared_rows, 2 * kRow)", "shared_rows, kRow)"),
+    Mutant(
+        "lattice: one place too many in shared memory",
+        LATTICE,
+        "if (pass.places > kSharedPlaces)\n    rows",
+        "if (pass.places > kSharedPlaces + 1)\n    rows",
+    ),
+    Mutant(
+        "lattice: programs share rows in device memory",
+        LATTICE,
+        "+ 2 * blockIdx.x * DeviceStates",
+        "+ blockIdx.x * DeviceStates",
+    ),
+    # Lattices: places, frames, samples.
+    Mutant(
+        "lattice: last blank forgotten",
+        LATTICE,
+        "k <= sample_.labels; k += kDeviceThreads) use(k);",
+        "k < sample_.labels; k += kDeviceThreads) use(k);",
+    ),
+    Mutant(
+        "lattice: a place is not initialised", LATTICE, "now_.store(k, second ?", "if (k > 0) now_.store(k, second ?"
+    ),
+    Mutant(
+        "lattice: alignments begin anywhere", LATTICE, "if (k == (backward_ ? sample_.labels : 0)) states", "states"
+    ),
+    Mutant("lattice: wrong neighbour", LATTICE, "k > 0 ? now_.label.load(k - 1) :", "k > 0 ? now_.label.load(k) :"),
+    Mutant(
+        "lattice: blanks between equal labels left out",
+        LATTICE,
+        "labels[k].index != labels[k - 1].index ? 0",
+        "true ? 0",
+    ),
+    Mutant(
+        "lattice: backward, the wrong blank left out",
+        LATTICE,
+        "next, V(may_skip(pass_, sample_, k + 1)));",
+        "next, V(may_skip(pass_, sample_, k)));",
+    ),
+    Mutant("lattice: programs meet a frame too late", LATTICE, "(sample.frames + 1) / 2", "(sample.frames + 3) / 2"),
+    Mutant(
+        "lattice: both programs take the frame in the middle",
+        LATTICE,
+        "end = second ? last : middle - 1; t <= end",
+        "end = second ? last : middle; t <= end",
+    ),
+    Mutant("lattice: edges swapped", LATTICE, "pass.edges, 2 * n + 1);", "pass.edges, 2 * n);"),
+    Mutant("lattice: shift not added", LATTICE, "shifted += shift();", "shift();"),
+    Mutant("lattice: shift of the backward program lost", LATTICE, " + pass.shifts[2 * n + 1];", ";"),
+    Mutant(
+        "lattice: backward, the frame's own probability twice",
+        LATTICE,
+        "leave(t, k, backward_ ? sums : with_emission, second)",
+        "leave(t, k, with_emission, second)",
+    ),
+    Mutant(
+        "lattice: frames of samples side by side",
+        LATTICE,
+        "sample * pass.frames + frame) * numbers",
+        "sample + frame) * numbers",
+    ),
+    Mutant(
+        "lattice: class by the wrong stride",
+        LATTICE,
+        "class_of(pass, sample, k) * pass.input.step)",
+        "class_of(pass, sample, k))",
+    ),
+    Mutant("lattice: NaN of a label not seen", LATTICE, "largest_of_warp(bad) > 0", "bad < 0"),
+    Mutant(
+        "lattice: the tangent's mean not taken off",
+        LATTICE,
+        "k) * pass.tangent.step) - softmax.mean);",
+        "k) * pass.tangent.step));",
+    ),
+    Mutant("lattice: softmax not divided", LATTICE, "sum.add(-std::log(double(softmax.sum)));", ""),
+    Mutant("lattice: value without its weight", LATTICE, "value * pass.samples[n].weight;", "value;"),
+    # Lattices: gradients.
+    Mutant("lattice: fate ignored", LATTICE, "if (fate == Fate::counts)\n", "if (fate != Fate::is_nan)\n"),
+    Mutant("lattice: NaN forgotten", LATTICE, "fate == Fate::is_nan ? T(NAN) : T(0)", "T(0)"),
+    Mutant(
+        "lattice: frames that do not count have a gradient",
+        LATTICE,
+        "frame < pass.samples[n].frames ? pass.fates[n] :",
+        "true ? pass.fates[n] :",
+    ),
+    Mutant("lattice: another sample's incoming gradient", LATTICE, "n * pass.incoming_step", "0 * pass.incoming_step"),
+    Mutant("lattice: a label that comes again overwrites", LATTICE, "if (!labels[k].leads) continue;", ""),
+    Mutant("lattice: a label that comes again forgotten", LATTICE, "same = labels[same].next)", "same = -1)"),
+    Mutant("lattice: blanks forgotten", LATTICE, "if (lane_of_warp() == 0) put(pass_.blank, of_blank_);", ""),
+    Mutant(
+        "lattice: memory for one row of edges",
+        LATTICE_HOST,
+        "memory.of(2 * pass.count * row, number)",
+        "memory.of(pass.count * row, number)",
+    ),
+    Mutant(
+        "lattice: memory for the rows of one program",
+        LATTICE_HOST,
+        "memory.of(4 * pass.count * row, number)",
+        "memory.of(2 * pass.count * row, number)",
+    ),
+    Mutant(
+        "lattice: memory for emissions without slopes",
+        LATTICE_HOST,
+        "frames * parts * pass.places",
+        "frames * 2 * pass.places",
+    ),
+    Mutant(
+        "lattice: all of a label's places lead", LATTICE_HOST, "if (!is_last) labels[found->second].leads = false;", ""
+    ),
 )
 
 
@@ -228,12 +385,12 @@ def library(name: str) -> str:
     return run(["g++", f"-print-file-name={name}"]).stdout.strip()
 
 
-def checks_of(file: str) -> tuple[str, ...]:
+def checks_of(file: str) -> list[str]:
     """The scripts that a defect in this file concerns."""
-    return CHECKS[:1] if "pointwise" in file else CHECKS[1:] if "rows" in file else CHECKS
+    return [check for family, check in CHECKS.items() if family in file] or [*CHECKS.values()]
 
 
-def defect_found(build: Path, jobs: int, checks: tuple[str, ...] = CHECKS) -> str:
+def defect_found(build: Path, jobs: int, checks: Iterable[str] = tuple(CHECKS.values())) -> str:
     """Builds and tests what is in the tree; what was found, or ''."""
     built = run([str(Path(sys.executable).parent / "ninja"), "-C", str(build), "-j", str(jobs)])
     if built.returncode:

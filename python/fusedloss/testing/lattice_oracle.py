@@ -21,7 +21,7 @@ import numpy as np
 from fusedloss.testing.oracle import Array, Both, Result, constant
 from fusedloss.testing.row_definitions import Softmax
 
-# What is at or below this is impossible: float32 has no logarithm of a probability there.
+# What is so far below the best of a frame's wanted classes is impossible: the library's exponents end there.
 IMPOSSIBLE = -1e28
 # A direction is taken in so many parts, of whose sizes the size of a second derivative is made: the parts of a sum are
 # seldom all as small as the sum may be.
@@ -133,7 +133,7 @@ def sample(
     emissions = log_p[:, classes]
     if np.isnan(emissions).any() or np.isposinf(emissions).any():
         return constant_sample(np.nan, x, along)
-    emissions = np.where(emissions <= IMPOSSIBLE, -np.inf, emissions)
+    emissions = np.where(emissions <= emissions.max(1, keepdims=True) + IMPOSSIBLE, -np.inf, emissions)
     directions = in_parts(direction)[:, :, classes] if direction is not None else np.zeros((0, *emissions.shape))
     ahead = walk(emissions, over, directions)
     if np.isneginf(ahead.log_total):
