@@ -388,7 +388,7 @@ __global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks) join(const __gr
   if (threadIdx.x != 0) return;
   const double exponent = double(total.exponent.raw) + pass.shifts[2 * n] + pass.shifts[2 * n + 1];
   const double logarithm = std::log(double(total.mantissa.raw)) + exponent * 0.69314718055994530942 + of_frames;
-  double value = -logarithm;
+  double value = 0 - logarithm;  // no negative 0
   if constexpr (moving) value = -double(total.slope.raw);
   Fate fate = Fate::counts;
   if (!pass.samples[n].fits || exponent < kLowestExponent) {

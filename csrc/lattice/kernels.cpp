@@ -168,7 +168,7 @@ class Call {
   }
 
   void run_on_device() {
-    if (a_.reduction == Reduction::mean && pass_.count == 0 && value_.defined()) value_.fill_(NAN);
+    if (pass_.count == 0 && value_.defined()) value_.fill_(a_.reduction == Reduction::mean ? NAN : 0);
     const at::Tensor none;
     const DeviceCall call{
         name_, wide(), a_.zero_infinity, incoming_, reduces() ? none : value_, reduces() ? value_ : none};
