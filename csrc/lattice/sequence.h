@@ -39,6 +39,8 @@ class Sequences {
         emissions_(workspace.take<T>(kParts<T, moving> * room_.emitted)),
         weights_(workspace.take<T>(Row::numbers_for(room_.width))),
         skips_(workspace.take<T>(room_.width + 2 * kLanes) + kLanes),
+        gathered_(workspace.take<T>(2 * (room_.width + kLanes))),
+        slopes_(workspace.take<T>(moving ? room_.width + kLanes : 0)),
         shares_(workspace.take<T>(moving ? pass.classes : 0)),
         sums_(workspace.take<Softmax<T>>(room_.frames)),
         classes_(workspace.take<int32_t>(room_.width)) {}
@@ -114,7 +116,9 @@ class Sequences {
     stretch_ = stretch_for<T>(frames_, width_, kParts<T, moving>);
     const int32_t* const labels = pass_.labels + sample.first;
     std::copy_n(labels, labels_, classes_);
-    classes_[labels_] = pass_.blank;
+    for (T* row : {gathered_, gathered_ + width_ + kLanes})
+      std::fill(row + labels_, row + width_, -MathConstants<T>::kInfinity);
+    if (moving) std::fill(slopes_ + labels_, slopes_ + width_, T(0));
     std::fill(skips_ - kLanes, skips_ + width_ + kLanes, T(kNothing));
     int64_t repeats = 0;
     for (int64_t k = 1; k < labels_; ++k)
@@ -167,33 +171,32 @@ class Sequences {
 
   // The probabilities of the labels and of the blank, as shares of the largest of them: what that is raises all
   // alignments alike. Returns its logarithm.
-  double emit(int64_t frame, int64_t slot) {
+  double emit(int64_t frame, int64_t slot, typename V::Mask& bad) {
     const ScaledRow<T, moving> row = emission(slot);
-    T* const x = row.data;
-    gather(input_, frame, x, -MathConstants<T>::kInfinity);
+    const T* const x = gathered_at(frame);
     V top = MathConstants<T>::kLowest;
-    auto bad = V(0) < V(0);
     for (int64_t k = 0; k < row.stride; k += kLanes) {
       const V here = V::load(x + k);
       bad = bad | !(here < V(MathConstants<T>::kInfinity));
       top = larger_of(here, top);
     }
-    poisoned_ |= any(bad);
     top = across_lanes(top, [](V a, V b) { return larger_of(a, b); });
     for (int64_t k = 0; k < row.stride; k += kLanes) row.store(k, scaled_exp<moving>(V::load(x + k) - top));
     if constexpr (moving) {
       // From the mean: with what all classes have in common, sums over the frames would lose digits.
-      T* const slopes = row.data + 2 * row.stride;
-      gather(tangent_, frame, slopes, sums_[frame].mean);
-      for (int64_t k = 0; k < row.stride; ++k) slopes[k] -= sums_[frame].mean;
+      gather(tangent_, frame, slopes_);
+      for (int64_t k = 0; k < row.stride; k += kLanes)
+        (V::load(slopes_ + k) - V(sums_[frame].mean)).store(row.data + 2 * row.stride + k);
     }
     return double(top.raw[0]);
   }
-  // What stands at the labels, `otherwise` where there is none, and at the blank.
-  void gather(const Frames<T>& frames, int64_t frame, T* to, T otherwise) const {
-    frames.gather(frame, classes_, labels_ + 1, to);
-    std::fill_n(to + width_, kLanes, to[labels_]);
-    std::fill(to + labels_, to + width_, otherwise);
+  T* gathered_at(int64_t frame) const { return gathered_ + frame % 2 * (width_ + kLanes); }
+  // What stands at the labels and, in all lanes behind them, at the blank. Places without a label stay as they are.
+  void gather(const Frames<T>& frames, int64_t frame, T* to) const {
+    frames.gather(frame, classes_, labels_, to);
+    T blank;
+    frames.gather(frame, &pass_.blank, 1, &blank);
+    V(double(blank)).store(to + width_);
   }
 
   // ---- forward ----
@@ -219,12 +222,17 @@ class Sequences {
 
   // The frames of the stretch that begins here.
   void go_through(int64_t begin, double& raised, double& shifted) {
+    auto bad = V(0) < V(0);
+    gather(input_, begin, gathered_at(begin));
     for (int64_t t = begin; t < end_of(begin); ++t) {
+      // A frame ahead: a register that is loaded where numbers were just stored one by one has to wait for them.
+      if (t + 1 < end_of(begin)) gather(input_, t + 1, gathered_at(t + 1));
       look_at(t);
-      raised += emit(t, t - begin);
+      raised += emit(t, t - begin, bad);
       advance(t - begin);
       if (t % kShiftEvery == kShiftEvery - 1) shifted += double(now_.shift(width_));
     }
+    poisoned_ |= any(bad);
   }
 
   // Downwards in place: a place looks at itself and at the one before it.
@@ -340,9 +348,9 @@ class Sequences {
   const Row now_, then_;  // where the two programs are
   T *const kept_, *const starts_, *const emissions_, *const weights_;
   T* const skips_;  // for every place 0, or kNothing where the blank before its label must not be left out
-  T* const shares_;
+  T *const gathered_, *const slopes_, *const shares_;
   Softmax<T>* const sums_;  // of every frame
-  int32_t* const classes_;  // of the labels, and last the blank
+  int32_t* const classes_;  // of the labels
 
   int64_t frames_ = 0, labels_ = 0, width_ = 0, stretch_ = 0;
   bool possible_ = false;  // whether there is an alignment
