@@ -182,8 +182,8 @@ def precision(dtype: torch.dtype) -> float:
 def check(case: Case, got: Results, want: Results) -> None:
     for suffix, a in got.items():
         b = want[suffix]
-        worst = (a.double() - b).abs().nan_to_num(math.inf).flatten()
-        at = int(worst.argmax()) if len(worst) else 0
+        differs = (a.double() != b) & ~(a.isnan() & b.isnan())
+        at = int(torch.where(differs, (a.double() - b).abs().nan_to_num(math.inf), 0).argmax()) if b.numel() else 0
         values = f"{a.flatten()[at : at + 4].tolist()}, not {b.flatten()[at : at + 4].tolist()}, from {at} on"
         # Second derivatives are small where one alignment has nearly all: what cancels then is as large as this.
         scale = {"": 1.0, "_jvp": 1.0, "_hvp": want["_backward"].abs().nan_to_num(0).max().item()}.get(suffix, 0.0)
@@ -257,10 +257,15 @@ def many_labels() -> Iterator[Case]:
 
 
 def many_places() -> Iterator[Case]:
-    """As many as shared memory has room for, and one more; alignments that have little choice."""
-    for count, dtype in ((255, torch.float64), (256, torch.float32)):
+    """As many as shared memory has room for, and one more. The first sample has all labels in the first half of its
+    frames: its alignments are at the last places where the two programs meet."""
+    for count, frames, dtype in ((255, 460, torch.float64), (256, 264, torch.float32)):
         row = torch.arange(count).remainder(5).add(1).tolist()
-        yield case_of(numbers(264, 1, 7, dtype=dtype), [row], [264])
+        x = numbers(frames, 1, 7, dtype=dtype)
+        if frames > 400:
+            x[:240, :, 0] -= 20
+            x[240:, :, 0] += 20
+        yield case_of(x, [row], [frames])
 
 
 def layouts() -> Iterator[Case]:
