@@ -389,7 +389,7 @@ __global__ void __launch_bounds__(kDeviceThreads, kDeviceBlocks) join(const __gr
   const double exponent = double(total.exponent.raw) + pass.shifts[2 * n] + pass.shifts[2 * n + 1];
   const double logarithm = std::log(double(total.mantissa.raw)) + exponent * 0.69314718055994530942 + of_frames;
   double value = 0 - logarithm;  // no negative 0
-  if constexpr (moving) value = -double(total.slope.raw);
+  if constexpr (moving) value = 0 - double(total.slope.raw);
   Fate fate = Fate::counts;
   if (!pass.samples[n].fits || exponent < kLowestExponent) {
     fate = Fate::has_no_alignment;
@@ -474,7 +474,6 @@ class FrameGradient {
       products_.label.data[k] = moved(share(label), label, mean) * scale;
     });
     of_blank_ = sum_of_warp(blanks) * scale;
-    __syncwarp();
   }
   template <class Number>
   __device__ __forceinline__ static T moved(T share, [[maybe_unused]] const Number& product, [[maybe_unused]] T mean) {

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "lattice/device_pass.h"
+#include "lattice/losses/ctc_loss.h"
 
 namespace fusedloss::lattice {
 
@@ -34,8 +35,8 @@ std::vector<DeviceSample> described(const Pass& pass) {
   std::vector<DeviceSample> all;
   for (int64_t n = 0; n < pass.count; ++n) {
     const Sample& sample = pass.samples[n];
-    const bool fit = fits(pass.labels + sample.first, sample.labels, sample.frames);
-    all.push_back({sample.frames, sample.labels, sample.first, sample.factor, fit});
+    const bool fits = CtcLoss::fits(pass.labels + sample.first, sample.labels, sample.frames);
+    all.push_back({sample.frames, sample.labels, sample.first, sample.factor, fits});
   }
   return all;
 }
@@ -53,7 +54,8 @@ class Memory {
   template <class T>
   const T* with(std::vector<T>& numbers) {
     const at::Tensor here = at::from_blob(numbers.data(), {int64_t(numbers.size() * sizeof(T))}, at::kByte);
-    all_.push_back(here.to(options_, /*non_blocking=*/false, /*copy=*/true));
+    // The driver takes what lies in pageable memory before it returns: the host need not wait for the stream.
+    all_.push_back(here.to(options_, /*non_blocking=*/true, /*copy=*/true));
     return static_cast<const T*>(all_.back().const_data_ptr());
   }
 

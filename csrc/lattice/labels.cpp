@@ -44,12 +44,6 @@ std::vector<int64_t> lengths(const char* loss, const char* name, const at::Tenso
 
 }  // namespace
 
-bool fits(const int32_t* labels, int64_t count, int64_t frames) {
-  int64_t needed = count;
-  for (int64_t k = 1; k < count; ++k) needed += labels[k] == labels[k - 1];
-  return needed <= frames;
-}
-
 Labels::Labels(const char* loss, const Arguments& a) {
   const at::Tensor &input = a.operands[0], &targets = a.targets;
   const bool padded = targets.dim() == 2;

@@ -14,7 +14,4 @@ struct Labels {
   std::vector<int32_t> labels;  // of all samples, one after another
 };
 
-// Whether they fit into so many frames: a blank must stand between two that are the same.
-bool fits(const int32_t* labels, int64_t count, int64_t frames);
-
 }  // namespace fusedloss::lattice

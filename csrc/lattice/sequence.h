@@ -109,7 +109,7 @@ class Sequences {
 
   // ---- a sample ----
 
-  // Returns whether its labels fit into its frames: a blank must stand between two that are the same.
+  // Returns whether it can have an alignment.
   bool take_labels(const Sample& sample) {
     labels_ = sample.labels;
     width_ = width_for(labels_);
@@ -120,17 +120,13 @@ class Sequences {
       std::fill(row + labels_, row + width_, -MathConstants<T>::kInfinity);
     if (moving) std::fill(slopes_ + labels_, slopes_ + width_, T(0));
     std::fill(skips_ - kLanes, skips_ + width_ + kLanes, T(kNothing));
-    int64_t repeats = 0;
     for (int64_t k = 1; k < labels_; ++k)
-      if (labels[k] != labels[k - 1])
-        skips_[k] = 0;
-      else
-        ++repeats;
-    return labels_ + repeats <= frames_;
+      if (labels[k] != labels[k - 1]) skips_[k] = 0;
+    return CtcLoss::fits(labels, labels_, frames_);
   }
 
   double finish(double logarithm, double log_of_sums) {
-    const double value = moving ? -slope_ : log_of_sums - logarithm;
+    const double value = moving ? 0 - slope_ : log_of_sums - logarithm;
     const bool is_nan = poisoned_ || std::isnan(log_of_sums) || std::isnan(value);
     if (possible_ && !is_nan) return value;
     if (gradient_.given()) gradient_.fill(0, frames_, is_nan ? std::numeric_limits<T>::quiet_NaN() : T(0));

@@ -25,6 +25,13 @@ namespace fusedloss::lattice::inline FUSEDLOSS_SET {
 struct CtcLoss {
   static constexpr Description about{.name = "ctc_loss"};
 
+  // Whether so many frames can spell the labels: a blank must stand between two that are the same.
+  FUSEDLOSS_INLINE static bool fits(const int32_t* labels, int64_t count, int64_t frames) {
+    int64_t needed = count;
+    for (int64_t k = 1; k < count; ++k) needed += labels[k] == labels[k - 1];
+    return needed <= frames;
+  }
+
   // The states of a place, or of as many as there are lanes.
   template <class Number>
   struct States {
