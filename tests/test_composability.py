@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -51,13 +51,6 @@ def leaves_of(loss: Loss, operands: list[Tensor]) -> list[Tensor]:
 
 def gradients_of(result: Tensor, operands: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(result.sum(), [operand for operand in operands if operand.requires_grad]))
-
-
-@pytest.fixture
-def clean_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 # ---- the ops as torch.library sees them -----------------------------------------------------------------------------

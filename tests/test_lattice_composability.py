@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fusedloss
 import fusedloss.functional as L
 from fusedloss.testing.lattice_cases import SHAPE, batch_first, classes_first
 from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES, PADDING, LatticeLoss, padded, random_labels
+from op_recorder import Recorder, assert_same_bits
 
 pytestmark = [
     # torch's own compiler and forward mode.
@@ -42,32 +42,7 @@ def step(loss: LatticeLoss, given: dict[str, Tensor], reduction: str) -> list[Te
     return [result.detach(), torch.autograd.grad(result.sum(), leaf)[0]]
 
 
-def assert_same_bits(one: list[Tensor], other: list[Tensor]) -> None:
-    for a, b in zip(one, other, strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.fixture
-def clean_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 # ---- the ops as torch.library sees them ------------------------------------------------------------------------------
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps the calls of fusedloss's ops."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "fusedloss":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
 
 
 def ops_called(loss: LatticeLoss, given: dict[str, Tensor], reduction: str) -> dict[str, tuple[Any, tuple[Any, ...]]]:

@@ -3,7 +3,7 @@ graph and threads. Function transforms are in test_rows_transforms.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fusedloss
 import fusedloss.functional as L
 from fusedloss.testing.cases import transposed
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
+from op_recorder import Recorder, assert_same_bits
 
 pytestmark = [
     # torch's own compiler and forward mode.
@@ -54,32 +54,7 @@ def step(loss: RowLoss, given: dict[str, Tensor], reduction: str) -> list[Tensor
     return [result.detach(), *torch.autograd.grad(result.sum(), [leaves[k] for k in loss.differentiable])]
 
 
-def assert_same_bits(one: list[Tensor], other: list[Tensor]) -> None:
-    for a, b in zip(one, other, strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.fixture
-def clean_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 # ---- the ops as torch.library sees them -----------------------------------------------------------------------------
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps the calls of fusedloss's ops."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "fusedloss":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
 
 
 def ops_called(loss: RowLoss, reduction: str) -> dict[str, tuple[Any, tuple[Any, ...]]]:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fusedloss.testing import lattice_oracle
 from fusedloss.testing.cases import RANGES, Layout, offset, rows_apart, stepped, transposed
-from fusedloss.testing.judge import Call, numbers
+from fusedloss.testing.judge import KnownCall, numbers
 from fusedloss.testing.lattice_catalogue import LatticeLoss
 from fusedloss.testing.oracle import Array, Both
 
 SHAPE = (19, 8, 7)  # frames, samples, classes
 
 
-class LatticeCall(Call):
+class LatticeCall(KnownCall):
     """One loss over alignments on operands given by name."""
 
     loss: LatticeLoss
@@ -38,20 +38,6 @@ class LatticeCall(Call):
         self.free = list(loss.differentiable)
         self.directions = loss.directions(given) if second else None
         self.same_as = same_as
-        self.known: tuple[tuple[Tensor, dict[str, Tensor]], Both] | None = None
-
-    def torchs(self, ours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.references(ours)[0]
-
-    def exact(self, ours: Tensor) -> Both:
-        return self.references(ours)[1]
-
-    def references(self, ours: Tensor) -> tuple[tuple[Tensor, dict[str, Tensor]], Both]:
-        """What torch and the oracle say, computed once; `ours` gives the incoming gradient its shape and dtype."""
-        if self.known is None:
-            shared = self.same_as.references(ours) if self.same_as is not None else None
-            self.known = shared or (self.by_torch(ours), self.by_oracle(ours))
-        return self.known
 
     def by_torch(self, ours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.loss

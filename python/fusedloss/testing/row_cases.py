@@ -21,7 +21,7 @@ from fusedloss.testing.cases import (
     shuffled_axes,
     transposed,
 )
-from fusedloss.testing.judge import Call, numbers
+from fusedloss.testing.judge import KnownCall, numbers
 from fusedloss.testing.oracle import Array, Both
 from fusedloss.testing.row_catalogue import RowLoss, scores
 
@@ -30,7 +30,7 @@ ROWS, CLASSES = 37, 21
 LENGTHS = [1, 2, 3, 10, 15, 16, 17, 21, 63, 64, 65, 100, 127, 128, 129, 1000, 4097, 32000]
 
 
-class RowCall(Call):
+class RowCall(KnownCall):
     """One loss over rows on operands given by name. Its derivatives are taken by those of `free`."""
 
     loss: RowLoss
@@ -51,20 +51,6 @@ class RowCall(Call):
         self.directions = loss.directions(given) if second else None
         self.free = list(self.directions or (loss.differentiable if free is None else free))
         self.same_as = same_as
-        self.known: tuple[tuple[Tensor, dict[str, Tensor]], Both] | None = None
-
-    def torchs(self, ours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.references(ours)[0]
-
-    def exact(self, ours: Tensor) -> Both:
-        return self.references(ours)[1]
-
-    def references(self, ours: Tensor) -> tuple[tuple[Tensor, dict[str, Tensor]], Both]:
-        """What torch and the oracle say, computed once; `ours` gives the incoming gradient its shape and dtype."""
-        if self.known is None:
-            shared = self.same_as.references(ours) if self.same_as is not None else None
-            self.known = shared or (self.by_torch(ours), self.by_oracle(ours))
-        return self.known
 
     def by_torch(self, ours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.loss
