@@ -204,6 +204,17 @@ def test_forward_mode_is_the_gradient_times_the_tangent(loss: LatticeLoss, reduc
     torch.testing.assert_close(slope, products if reduction == "none" else products.sum(), rtol=1e-12, atol=1e-13)
 
 
+@EACH_LOSS
+def test_forward_mode_without_frames_is_nothing(loss: LatticeLoss) -> None:
+    """Infinite as the loss is, it does not move. A tensor of no frames has no memory that a kernel could see."""
+    x = torch.zeros(0, 2, 4, dtype=torch.float64)
+    none = torch.zeros(2, dtype=torch.long)
+    targets = torch.tensor([[1], [2]])
+    logits = "from_logits" in loss.parameters
+    slope = torch.ops.fusedloss.ctc_loss_jvp(x, x, targets, none, torch.tensor([0, 1]), 0, False, logits, 0)
+    assert slope.tolist() == [0.0, 0.0]
+
+
 @EACH_DTYPE
 @EACH_LOSS
 def test_forward_mode_against_the_oracle(loss: LatticeLoss, dtype: torch.dtype) -> None:

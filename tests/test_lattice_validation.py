@@ -359,6 +359,12 @@ def test_a_tangent_of_another_shape(shape: tuple[int, ...]) -> None:
             op(suffix)(*first, *op_arguments())
 
 
+def test_a_derivative_along_nothing() -> None:
+    for suffix, first in (("_jvp", (None,)), ("_hvp", (torch.ones(SAMPLES), None, [True]))):
+        with pytest.raises(TypeError, match=r"\btangent0\b.*None"):
+            op(suffix)(*first, *op_arguments())
+
+
 STRANGE = [
     pytest.param(torch.complex64, "cpu", id="complex"),
     pytest.param(torch.uint16, "cpu", id="uint16"),

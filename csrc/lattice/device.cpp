@@ -116,10 +116,9 @@ void run_on_device(const DeviceCall& call, const Pass& given, const Labels& labe
   pass.incoming_step = call.incoming.defined() && call.incoming.dim() > 0 ? call.incoming.stride(0) : 0;
   pass.values = numbers_of(call.values);
   if (call.sum.defined()) pass.weighted = static_cast<double*>(memory.of(pass.count, sizeof(double)));
-  const bool moving = given.tangent.data;
-  take_memory(pass, memory, call.wide, moving);
+  take_memory(pass, memory, call.wide, given.moving);
   const int blocks = blocks_for(pass.count * pass.frames * 32, kDeviceBlocks, call.name);
-  check_device_error(launch_pass(pass, {call.wide, moving, blocks, device.stream()}), call.name);
+  check_device_error(launch_pass(pass, {call.wide, given.moving, blocks, device.stream()}), call.name);
   if (!call.sum.defined()) return;
   check_device_error(launch_finish(pass.weighted, int(pass.count), numbers_of(call.sum), 1, nullptr,
                                    /*never_zero=*/false, device.stream()),

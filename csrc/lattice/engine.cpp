@@ -12,12 +12,12 @@ void run_all(const Pass& pass, Queue& samples, Workspace& workspace) {
 template <class T>
 void run(const Pass& pass, Queue& samples, void* memory) {
   Workspace workspace(memory);
-  pass.tangent.data ? run_all<T, true>(pass, samples, workspace) : run_all<T, false>(pass, samples, workspace);
+  pass.moving ? run_all<T, true>(pass, samples, workspace) : run_all<T, false>(pass, samples, workspace);
 }
 template <class T>
 int64_t room(const Pass& pass) {
   Workspace asked;
-  pass.tangent.data ? void(Sequences<T, true>(pass, asked)) : void(Sequences<T, false>(pass, asked));
+  pass.moving ? void(Sequences<T, true>(pass, asked)) : void(Sequences<T, false>(pass, asked));
   return asked.bytes();
 }
 

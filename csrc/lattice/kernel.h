@@ -33,7 +33,8 @@ struct Pass {
   int32_t blank = 0;
   bool from_logits = false;  // else the input holds logarithms of probabilities
   FrameView input;
-  FrameView tangent;         // if given, value and gradient are their derivatives along it
+  bool moving = false;  // whether value and gradient are their derivatives along the tangent
+  FrameView tangent;
   FrameView gradient;        // if given
   double* values = nullptr;  // of every sample; infinite where no alignment is possible, whose gradient is 0
 };

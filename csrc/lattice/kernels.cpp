@@ -91,7 +91,6 @@ class Call {
   bool computes() const { return !a_.operands[0].is_meta(); }
 
   void take_tangent(const at::Tensor& tangent) {
-    if (!tangent.defined()) return;
     check_real(name_, "tangent0", tangent);
     check_device(name_, "tangent0", tangent, "log_probs", a_.operands[0]);
     TORCH_CHECK_TYPE(c10::isFloatingType(tangent.scalar_type()), name_,
@@ -99,6 +98,7 @@ class Call {
     TORCH_CHECK_VALUE(tangent.sym_sizes() == a_.operands[0].sym_sizes(), name_,
                       ": tangent0 must have the shape of log_probs, ", a_.operands[0].sym_sizes(), ", got ",
                       tangent.sym_sizes());
+    pass_.moving = true;
     if (computes()) show(tangent, pass_.tangent);
   }
   // A gradient of a reduced result is one number, that of an unreduced one a number for every sample.
