@@ -22,6 +22,13 @@ FUSEDLOSS_INLINE Lanes<T, B> scaled_down(Lanes<T, B> x, Lanes<T, B> n) {
   return x * V::from_bits(biased.bits() << C::kMantissaBits);
 }
 
+// The same, but the smallest numbers are reached gradually.
+template <class V>
+FUSEDLOSS_INLINE V scaled_down_gradually(V x, V n) {
+  const V most = max(n, typename V::Scalar(-64));
+  return scaled_down(scaled_down(x, most), n - most);
+}
+
 // The parts of a normal x > 0, which is mantissa_of(x) 2^exponent_of(x) with 1 <= mantissa_of(x) < 2.
 template <class T, int B>
 FUSEDLOSS_INLINE Lanes<T, B> exponent_of(Lanes<T, B> x) {
@@ -35,13 +42,6 @@ FUSEDLOSS_INLINE Lanes<T, B> mantissa_of(Lanes<T, B> x) {
   using V = Lanes<T, B>;
   constexpr auto kMantissa = (typename BitsOf<T>::type(1) << MathConstants<T>::kMantissaBits) - 1;
   return V::from_bits((x.bits() & kMantissa) | V(1).bits());
-}
-
-// The same, but the smallest numbers are reached gradually.
-template <class V>
-FUSEDLOSS_INLINE V scaled_down_gradually(V x, V n) {
-  const V most = max(n, typename V::Scalar(-64));
-  return scaled_down(scaled_down(x, most), n - most);
 }
 
 template <class V>

@@ -206,7 +206,7 @@ class Sequences {
     double raised = 0, shifted = 0;
     for (int64_t begin = 0; begin < frames_; begin += stretch_) {
       if (frames_ > stretch_) copy(now_, start_of(begin / stretch_));
-      go_through(begin, raised, shifted);
+      go_through(begin, raised, shifted, /*again=*/false);
     }
     auto all = now_.blank.everywhere(labels_);
     if (labels_ > 0) all = sum(all, now_.label.everywhere(labels_ - 1));
@@ -216,14 +216,14 @@ class Sequences {
     return std::log(double(all.mantissa.raw[0])) + exponent * 0.69314718055994530942 + raised;
   }
 
-  // The frames of the stretch that begins here.
-  void go_through(int64_t begin, double& raised, double& shifted) {
+  // The frames of the stretch that begins here; `again` if their softmax is known.
+  void go_through(int64_t begin, double& raised, double& shifted, bool again) {
     auto bad = V(0) < V(0);
     gather(input_, begin, gathered_at(begin));
     for (int64_t t = begin; t < end_of(begin); ++t) {
       // A frame ahead: a register that is loaded where numbers were just stored one by one has to wait for them.
       if (t + 1 < end_of(begin)) gather(input_, t + 1, gathered_at(t + 1));
-      look_at(t);
+      if (!again) look_at(t);
       raised += emit(t, t - begin, bad);
       advance(t - begin);
       if (t % kShiftEvery == kShiftEvery - 1) shifted += double(now_.shift(width_));
@@ -256,7 +256,7 @@ class Sequences {
       if (begin != last) {
         double ignored = 0;
         copy(start_of(begin / stretch_), now_);
-        go_through(begin, ignored, ignored);
+        go_through(begin, ignored, ignored, /*again=*/true);
       }
       for (int64_t t = end_of(begin) - 1; t >= begin; --t) {
         const V top = retreat(t - begin);
@@ -351,7 +351,7 @@ class Sequences {
   int64_t frames_ = 0, labels_ = 0, width_ = 0, stretch_ = 0;
   bool possible_ = false;  // whether there is an alignment
   bool poisoned_ = false;  // whether NaN or infinity stands where a label or the blank does
-  double slope_ = 0;       // of that logarithm along the tangent
+  double slope_ = 0;       // of the logarithm of what all alignments come to, along the tangent
 };
 
 }  // namespace fusedloss::lattice::inline FUSEDLOSS_SET

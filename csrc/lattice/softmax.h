@@ -1,6 +1,6 @@
 // The probabilities of a frame's classes, and what they come to along a tangent.
 #pragma once
-#include "core/math.h"
+#include "core/scaled.h"
 #include "core/some_lanes.h"
 #include "lattice/kernel.h"
 
@@ -61,9 +61,9 @@ T largest_of(const T* x, int64_t classes) {
   V top = kLeast;
   each_register<T>(classes, [&](int64_t c, int64_t count) {
     const V here = load_some(x + c, count, kLeast);
-    top = select(here > top, here, top);
+    top = larger_of(here, top);
   });
-  return across_lanes(top, [](V a, V b) { return select(a > b, a, b); }).raw[0];
+  return across_lanes(top, [](V a, V b) { return larger_of(a, b); }).raw[0];
 }
 
 // Of logits; exp(x - top) goes to `shares`, if that is not null.
