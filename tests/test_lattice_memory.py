@@ -63,6 +63,14 @@ def test_a_step_holds_less_than_torchs(shape: tuple[int, int, int, int], dtype: 
     assert ours < theirs / 2
 
 
+def test_one_sequence_holds_less_than_torchs() -> None:
+    x = torch.randn(150, 1, 80, requires_grad=True)
+    given = torch.randint(1, 80, (1, 30)), [150], [30]
+    ours = peak_of_step(lambda: L.ctc_loss(x, *given, from_logits=True), x)
+    theirs = peak_of_step(lambda: F.ctc_loss(x.log_softmax(-1), *given), x)
+    assert ours < theirs
+
+
 def test_a_small_step_takes_some_kilobytes() -> None:
     """What threads work in is as large as the sequences are."""
     x = torch.randn(20, 1, 30, requires_grad=True)

@@ -14,13 +14,15 @@
 
 namespace fusedloss::lattice::inline FUSEDLOSS_SET {
 
-// How many frames of a sequence with so many places make a stretch.
+// How many frames of a sequence with so many places make a stretch. What is kept shall fit into a cache, and not be
+// larger than the input is.
 template <class T>
-int64_t stretch_for(int64_t frames, int64_t width, int parts) {
-  constexpr int64_t kInCache = 1536 * 1024;
+int64_t stretch_for(const Pass& pass, int64_t frames, int64_t width, int parts) {
+  const int64_t input = pass.count * pass.frames * pass.classes * int64_t(sizeof(T));
+  const int64_t most = std::clamp<int64_t>(input, 64 * 1024, 1536 * 1024);
   const int64_t frame = 3 * parts * width * int64_t(sizeof(T));  // two states and an emission
-  if (frames * frame <= kInCache) return std::max<int64_t>(frames, 1);
-  return std::max<int64_t>({kInCache / frame / 2, int64_t(std::sqrt(double(frames))), 16});
+  if (frames * frame <= most) return std::max<int64_t>(frames, 1);
+  return std::max<int64_t>({most / frame / 2, int64_t(std::sqrt(double(frames))), 16});
 }
 
 template <class T, bool moving>
@@ -78,7 +80,7 @@ class Sequences {
       for (int64_t n = 0; n < pass.count; ++n) {
         const Sample& sample = pass.samples[n];
         const int64_t its_width = width_for(sample.labels);
-        const int64_t stretch = stretch_for<T>(sample.frames, its_width, kParts<T, moving>);
+        const int64_t stretch = stretch_for<T>(pass, sample.frames, its_width, kParts<T, moving>);
         width = std::max(width, its_width);
         frames = std::max(frames, sample.frames);
         if (pass.gradient.data) kept = std::max(kept, stretch * its_width);
@@ -113,7 +115,7 @@ class Sequences {
   bool take_labels(const Sample& sample) {
     labels_ = sample.labels;
     width_ = width_for(labels_);
-    stretch_ = stretch_for<T>(frames_, width_, kParts<T, moving>);
+    stretch_ = stretch_for<T>(pass_, frames_, width_, kParts<T, moving>);
     const int32_t* const labels = pass_.labels + sample.first;
     std::copy_n(labels, labels_, classes_);
     for (T* row : {gathered_, gathered_ + width_ + kLanes})
