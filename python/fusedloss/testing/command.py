@@ -22,6 +22,8 @@ from fusedloss.testing.catalogue import LOSSES, Loss
 from fusedloss.testing.judge import Call
 from fusedloss.testing.lattice_cases import lattice_cases
 from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES, LatticeLoss
+from fusedloss.testing.pair_cases import pair_cases
+from fusedloss.testing.pair_catalogue import PAIR_LOSSES, PairLoss
 from fusedloss.testing.row_cases import row_cases
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
 
@@ -46,7 +48,7 @@ def check(
     for asked in device or []:
         if asked.missing:
             raise typer.BadParameter(asked.missing, param_hint="--device")
-    losses = [loss for loss in (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES) if re.search(only, loss.id)]
+    losses = [loss for loss in (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES) if re.search(only, loss.id)]
     if not losses:
         raise typer.BadParameter(f"no loss matches {only!r}", param_hint="--only")
     failures = []
@@ -85,6 +87,8 @@ def calls(loss: Loss, dtype: torch.dtype, device: Device, quick: bool) -> Iterat
         return row_cases(loss, dtype, device, quick)
     if isinstance(loss, LatticeLoss):
         return lattice_cases(loss, dtype, device, quick)
+    if isinstance(loss, PairLoss):
+        return pair_cases(loss, dtype, device, quick)
     return cases(loss, dtype, device, quick)
 
 
