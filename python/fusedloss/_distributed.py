@@ -184,11 +184,11 @@ def result_type(input: Tensor) -> torch.dtype:
 def _check_pairs(name: str, first: Tensor, second: Tensor, operands: tuple[str, str]) -> None:
     for operand, tensor in zip(operands, (first, second), strict=True):
         if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"{name}: {operand} must be a tensor of a floating type, got {got}")
+            given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"{name}: {operand} must be a tensor of a floating type, got {given}")
     if first.dim() != 2 or second.shape != first.shape:
-        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise ValueError(f"{name}: {operands[0]} and {operands[1]} must both have the shape (N, D), got {shapes}")
+        got = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"{name}: {operands[0]} and {operands[1]} must both have the shape (N, D), got {got}")
     if first.dtype != second.dtype or first.device != second.device:
         got = f"{first.dtype} on {first.device} and {second.dtype} on {second.device}"
         raise ValueError(

@@ -92,7 +92,7 @@ def vocab_parallel_cross_entropy(
     if target.device.type == "cpu":
         _check_shards(starts.flatten().tolist(), ends.flatten().tolist())
         _check_classes(classes, known, int(ends.max()), ignore_index)
-    rows = _combined(everyone[:, :-2].view(-1, *found.shape), own)
+    rows = _combined(everyone[:, :-2].view(len(everyone), *found.shape), own)
     rows = torch.where(counts, rows, 0) * torch.where(known, 1.0, torch.nan)
     if reduction != "none":
         rows = rows.sum()
@@ -110,8 +110,8 @@ def _check(input_shard: Tensor, target: Tensor, ignore_index: int, reduction: st
         ("target", target, _INTEGERS, "with the indices of classes, of an integer type"),
     ):
         if not isinstance(tensor, Tensor) or tensor.dtype not in types:
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(f"{_NAME}: {name} must be a tensor {what}, got {got}")
+            given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise TypeError(f"{_NAME}: {name} must be a tensor {what}, got {given}")
     shape, rows = tuple(input_shard.shape), tuple(input_shard.shape[:-1])
     if input_shard.dim() == 0 or shape[-1] == 0:
         raise ValueError(f"{_NAME}: input_shard must have at least one class along its last axis, got shape {shape}")
