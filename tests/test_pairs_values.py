@@ -422,15 +422,16 @@ def test_lengths_do_not_count_when_normalized(loss: PairLoss, dtype: torch.dtype
 def test_a_vector_of_zeros(loss: PairLoss, dtype: torch.dtype) -> None:
     """At right angles to all others; its gradient is that of a vector divided by 1e-12."""
     given = loss.given(SHAPE, dtype, seed=10)
-    for name in loss.tables:
-        given[name].view(-1, SHAPE[1])[2] = 0
+    zeros = dict(zip(loss.tables, (15, 14, 13), strict=False))  # of which none is compared with another
+    for name, row in zeros.items():
+        given[name].view(-1, SHAPE[1])[row] = 0
     for reduction in loss.reductions:
         call = PairCall(loss, given, reduction)
         call.judge()
         value, gradients = call.ours()
-        assert value.isfinite().all()
-        for name in loss.tables:
-            assert gradients[name].isfinite().all() and gradients[name].view(-1, SHAPE[1])[2].abs().max() > 1e6
+        assert value.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients.values())
+        for name, row in zeros.items():
+            assert gradients[name].view(-1, SHAPE[1])[row].abs().max() > 1e6
 
 
 @each()
@@ -574,11 +575,11 @@ def test_a_nan_of_ones_own_negatives_stays_with_its_query(loss: PairLoss, dtype:
         for reduction in loss.reductions:
             clean, dirty = (value_and_gradients(loss, given | {name: x}, reduction) for x in (given[name], spoilt))
             if reduction == "none":
-                assert not dirty[0][4].isfinite() and torch.equal(dirty[0][others], clean[0][others])
+                assert torch.equal(dirty[0][others], clean[0][others])
             for table in loss.tables:
                 assert torch.equal(dirty[1][table][others], clean[1][table][others]), table
-                if math.isnan(bad):
-                    assert dirty[0].isnan().any() and dirty[1]["query"][4].isnan().all()
+            if math.isnan(bad):
+                assert dirty[0].isnan().any() and dirty[1]["query"][4].isnan().all()
 
 
 @EACH_DTYPE

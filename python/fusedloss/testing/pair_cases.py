@@ -37,8 +37,8 @@ class PairCall(KnownCall):
     ) -> None:
         """`same_as`: a call of the same numbers that lie elsewhere in memory, whose results are known."""
         self.loss, self.given, self.reduction, self.factor, self.device = loss, given, reduction, factor, device
-        self.directions = loss.directions(given) if second else None
         self.free = list(loss.differentiable if free is None else free)
+        self.directions = {k: d for k, d in loss.directions(given).items() if k in self.free} if second else None
         self.same_as = same_as
 
     def by_torch(self, ours: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
