@@ -100,7 +100,7 @@ def starts(sizes: Sequence[int]) -> list[int]:
 
 def logits(sizes: Sequence[int], dtype: torch.dtype, rows: tuple[int, ...] = (9,), scale: float = 3.0) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return (torch.randn(*rows, sum(sizes), generator=generator) * scale).to(dtype)
+    return (torch.randn(*rows, sum(sizes), generator=generator, dtype=torch.float64) * scale).to(dtype)
 
 
 def labels(sizes: Sequence[int], rows: tuple[int, ...] = (9,)) -> Tensor:
@@ -165,6 +165,19 @@ def vocabulary_in_all_dtypes_and_reductions(ranks: Ranks) -> None:
 
 
 @check
+def half_types_are_computed_in_float32(ranks: Ranks) -> None:
+    """Each element of a gradient is rounded once."""
+    sizes = LARGE[ranks.world]
+    for dtype in (torch.bfloat16, torch.float16):
+        gradients = []
+        for type_of_shard in (dtype, torch.float32):
+            shard = ranks.own(logits(sizes, dtype, scale=0.5), sizes, -1).to(type_of_shard).requires_grad_()
+            ours = L.vocab_parallel_cross_entropy(shard, labels(sizes), starts(sizes)[ranks.rank], reduction="none")
+            gradients += torch.autograd.grad(ours.sum(), shard)
+        torch.testing.assert_close(gradients[0].float(), gradients[1], rtol=0.6 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+@check
 def rows_of_any_shape_and_targets_of_any_integer_type(ranks: Ranks) -> None:
     sizes = VOCABULARIES[ranks.world]
     for rows in ((), (3, 4), (0,), (2, 1, 3)):
@@ -200,7 +213,8 @@ def logits_far_from_zero_lose_nothing(ranks: Ranks) -> None:
     """Sums of exponentials are those of differences, between ranks too."""
     sizes = VOCABULARIES[ranks.world]
     for offset in (1e4, -1e4):
-        judge_vocabulary(ranks, logits(sizes, torch.float32) + offset, labels(sizes), sizes, "none")
+        for dtype in (torch.float32, torch.float64):
+            judge_vocabulary(ranks, logits(sizes, dtype) + offset, labels(sizes), sizes, "none")
     far = logits(sizes, torch.float32)
     far[:, : sizes[0]] -= 500
     judge_vocabulary(ranks, far, labels(sizes), sizes, "none")
@@ -214,6 +228,7 @@ def a_class_that_cannot_be(ranks: Ranks) -> None:
         whole, target = logits(sizes, torch.float32), labels(sizes).clamp_(max=sizes[0] - 1)
         whole[:, ::3] = -torch.inf
         whole[3, : sizes[0]] = whole[4:, sizes[0] :] = -torch.inf
+        whole[5, : sizes[0] - 2] = -torch.inf
         judge_vocabulary(ranks, whole, target, sizes, "none")
         whole[0] = -torch.inf
         shard = ranks.own(whole, sizes, -1)

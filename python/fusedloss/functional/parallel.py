@@ -175,12 +175,10 @@ def _of_shard(input: Tensor, place: Tensor, counts: Tensor) -> Tensor:
     with torch.no_grad():
         largest_at = _argmax(input)
         largest = _at(input, largest_at)
-        left_out = ~counts | (largest == -torch.inf)
+        label = torch.where(counts & (largest != -torch.inf), largest_at, _NONE)
         here = counts & (place >= 0) & (place < input.shape[-1])
-        base = torch.where(left_out, 0.0, largest)
-        label = torch.where(left_out, _NONE, largest_at)
         place = torch.where(here, place, largest_at)
-    relative, at_target = _Shard.apply(input, label, largest_at, place, base)  # type: ignore[no-untyped-call]
+    relative, at_target = _Shard.apply(input, label, largest_at, place, largest)  # type: ignore[no-untyped-call]
     return torch.stack([torch.where(counts, largest, 0.0), relative, torch.where(here, at_target, torch.nan)])
 
 
@@ -199,15 +197,17 @@ def _argmax(input: Tensor, columns: int = 64) -> Tensor:
 
 
 class _Shard(torch.autograd.Function):
-    """log sum exp(input) - base, and the logits at some places, in float64.
+    """log sum exp(input) - largest, and the logits at some places, in float64.
 
-    The first is the compiled cross-entropy of the class `label`, which is the largest. Its backward pass makes the
+    The first is the compiled cross-entropy of `label`: where the largest is, or _NONE. Its backward pass makes the
     softmax in one pass over the shard, but for the 1 that it takes off at the label. That element, and the one at the
     place, where the gradients of both results meet, are computed in float64 and put where they belong.
     """
 
     @staticmethod
-    def forward(input: Tensor, label: Tensor, largest_at: Tensor, place: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        input: Tensor, label: Tensor, largest_at: Tensor, place: Tensor, largest: Tensor
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(input.dtype, torch.float32)
         relative = torch.ops.fusedloss.cross_entropy(input, label, *_OPTIONS, wide)
         return relative.double(), _at(input, place)
@@ -218,13 +218,12 @@ class _Shard(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_at: Tensor) -> tuple[Tensor | None, ...]:
-        input, label, largest_at, place, base, relative = ctx.saved_tensors
+        input, label, largest_at, place, largest, relative = ctx.saved_tensors
         gradient, _ = torch.ops.fusedloss.cross_entropy_backward(grad, [True, False], input, label, *_OPTIONS)
-        left_out = label == _NONE
         for where, also in ((largest_at, 0.0), (place, grad_at)):
-            above = torch.where(left_out, 0.0, _at(input, where) - base)  # what is left out may be infinite
-            share = torch.where(left_out, 0.0, torch.exp(above - relative))
-            gradient = _put(gradient, where, grad * share + also)
+            # (What comes in for rows that are left out is 0, and whatever stands in them must not become NaN.)
+            above = torch.where(label == _NONE, 0.0, _at(input, where) - largest)
+            gradient = _put(gradient, where, grad * torch.exp(above - relative) + also)
         return gradient, None, None, None, None
 
 
