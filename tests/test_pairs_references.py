@@ -132,7 +132,9 @@ def test_siglip_is_a_binary_cross_entropy_of_all_pairs(loss: PairLoss) -> None:
         if loss.normalize:
             one, other = (x / torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (one, other))
         logits = given["logit_scale"] * torch.einsum("id,jd->ij", one, other) + given["logit_bias"]
-        total = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.eye(len(one)).double(), reduction="sum")
+        total = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, torch.eye(len(one)).double(), reduction="sum"
+        )
         return total / len(one)
 
     assert_the_oracle_gives(loss, loss.given(SHAPE, seed=1), "mean", theirs)

@@ -65,14 +65,6 @@ def test_an_operand_of_a_dtype_that_is_not_offered(loss: PairLoss, table: str, d
     refused(loss, TypeError, table, **{table: torch.zeros(valid(loss)[table].shape).to(dtype)})
 
 
-@pytest.mark.parametrize("loss", [pytest.param(LOSS[name], id=name) for name in ("info_nce_loss", "clip_loss",
-                                                                                "siglip_loss", *WITH_NEGATIVES)])  # fmt: skip
-def test_tables_of_several_dtypes(loss: PairLoss) -> None:
-    """As torch's products of matrices have it, they are of one."""
-    for table in loss.tables[1:]:
-        refused(loss, (TypeError, ValueError), table, **{table: valid(loss)[table].double()})
-
-
 @pytest.mark.parametrize("shape", [(), (6,), (1, 6, 4), (2, 3, 4, 1)], ids=str)
 @EACH_TABLE
 def test_an_operand_of_other_axes(loss: PairLoss, table: str, shape: tuple[int, ...]) -> None:

@@ -347,6 +347,22 @@ def test_a_scale_of_a_wider_type(loss: PairLoss, dtype: torch.dtype) -> None:
             torch.testing.assert_close(gradients[name].double(), slopes[name], rtol=off, atol=off * SHAPE[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@each("info_nce_loss", "clip_loss", "siglip_loss")
+def test_tables_of_two_dtypes(loss: PairLoss, dtype: torch.dtype) -> None:
+    """They meet in the wider type, and each has a gradient of its own."""
+    given = loss.given(SHAPE, torch.float32, seed=5)
+    for name in loss.tables[1:]:
+        given[name] = given[name].to(dtype)
+    value, gradients = value_and_gradients(loss, given, "sum")
+    exact, slopes = value_and_gradients(loss, {k: x.double() for k, x in given.items()}, "sum")
+    torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == given[name].dtype
+        off = 2 * max(torch.finfo(gradient.dtype).eps, 1e-6)
+        torch.testing.assert_close(gradient.double(), slopes[name], rtol=off, atol=1e-5)
+
+
 def test_symmetric_is_the_mean_of_both_ways() -> None:
     q, k = table(SHAPE), table(SHAPE, seed=1)
     for reduction in REDUCTIONS:
