@@ -26,12 +26,18 @@ class Loss:
     operands: Callable[[Shape], Operands]
     gradients: int = 1  # how many operands, from the first on, require one
     reduction: str = "mean"
+    dense: bool = False  # torch makes a matrix of every two rows
+    # Makes of the operands a computation that the loss cannot do without: its time is the limit.
+    products: Callable[[Operands], Callable[[], object]] | None = None
 
 
 # The cases that compare sizes within one table.
 SIZES_DIFFER = (
     *("rows", "rows-bfloat16", "rows-reduction-none", "rows-by-classes"),
     *("lattice", "lattice-bfloat16", "lattice-reduction-none", "lattice-batch-first", "lattice-one-thread"),
+    *("vectors", "vectors-bfloat16", "vectors-reduction-none", "vectors-one-thread"),
+    *("pairs", "pairs-bfloat16", "pairs-reduction-none", "pairs-one-thread", "pairs-memory"),
+    *("triplets", "triplets-bfloat16", "triplets-reduction-none", "triplets-one-thread", "triplets-memory"),
 )
 
 
@@ -48,6 +54,8 @@ class Row:
     dtype: torch.dtype = torch.float32
     reduction: str | None = None  # None is the loss's own
     layout: Callable[[Operands], Operands] = list
+    alone: bool = False  # torch has no room for it
+    checked_rows: int | None = None  # how many the float64 reference has room for; None: all
 
     @property
     def key(self) -> str:
@@ -70,11 +78,12 @@ class Row:
     def eager(self) -> Callable[..., Tensor]:
         return partial(self.loss.eager, reduction=self.reduction or self.loss.reduction)
 
-    def operands(self) -> Operands:
+    def operands(self, rows: int | None = None) -> Operands:
+        """Returns them with so many rows, or with all."""
         torch.manual_seed(0)
         operands = [
             operand.to(self.device, self.dtype if operand.is_floating_point() else operand.dtype)
-            for operand in self.loss.operands(self.shape)
+            for operand in self.loss.operands((rows or self.shape[0], *self.shape[1:]))
         ]
         operands = self.layout(operands)
         for operand in operands[: self.loss.gradients]:

@@ -41,7 +41,7 @@ class IncorrectError(Exception):
 
 @dataclass
 class Result:
-    """The figures of one row, by contender: fusedloss, torch, compile and copy. Seconds and bytes."""
+    """The figures of one row, by contender: fusedloss, torch, compile, copy and products. Seconds and bytes."""
 
     row: Row
     minimum: dict[str, float] = field(default_factory=dict)
@@ -51,6 +51,7 @@ class Result:
     traffic: int = 0
     copy_traffic: int = 0
     input_bytes: int = 0
+    dense_bytes: int = 0  # of the matrix of every two rows, where torch makes one
     lasting_bytes: int = 0  # gradients, and the result of 'none'
     theoretical_bandwidth: float | None = None
     failure: str | None = None
@@ -69,6 +70,11 @@ class Result:
         if "copy" not in self.minimum:
             return None
         return self.bandwidth("fusedloss") / (self.copy_traffic / self.minimum["copy"])
+
+    @property
+    def of_products(self) -> float | None:
+        """The time that the matrix products alone take, as a share of fusedloss's."""
+        return self.ratio("products")
 
     @property
     def of_theoretical(self) -> float | None:
@@ -90,11 +96,15 @@ class Result:
         missed = [f"{word} < {least:g}" for name, word, least in promised if (self.ratio(name) or math.inf) < least]
         if (self.of_copy or math.inf) < target.of_copy:
             missed.append(f"copy < {target.of_copy:.0%}")
+        if (self.of_products or math.inf) < target.of_products:
+            missed.append(f"products < {target.of_products:.0%}")
         if self.peak and self._holds_too_much(target):
             missed.append("memory")
         return missed
 
     def _holds_too_much(self, target: Target) -> bool:
+        if target.of_dense:
+            return self.peak["fusedloss"] >= target.of_dense * self.dense_bytes
         if target.workspace:
             return self.peak["fusedloss"] >= self.peak["torch"]
         return self.peak["fusedloss"] > (1.0 + MEMORY_SLACK) * self.lasting_bytes + HUGE_PAGE
@@ -115,9 +125,11 @@ def measure(row: Row, effort: Effort, compile: bool) -> Result:
 def _measure(row: Row, result: Result, effort: Effort, compile: bool) -> None:
     operands = row.operands()
     losses = {"fusedloss": row.fused(), "torch": row.eager()}
-    incoming = _incoming_gradient(losses["torch"], operands)
-    _check(losses, operands, incoming)
-    if compile:
+    _check(losses, operands if row.checked_rows is None else row.operands(row.checked_rows))
+    incoming = _incoming_gradient(losses["fusedloss"], operands)
+    if row.alone:
+        del losses["torch"]
+    elif compile:
         losses["compile"] = torch.compile(losses["torch"], dynamic=False)
     steps = {name: _step(loss, operands, incoming) for name, loss in losses.items()}
     for step in steps.values():
@@ -127,6 +139,8 @@ def _measure(row: Row, result: Result, effort: Effort, compile: bool) -> None:
         for name, step in steps.items():
             _clear_gradients(operands)  # or the release of the last one's would hide as much of this one's peak
             result.peak[name] = peak_memory(step, row.device)
+    if row.loss.products:
+        steps["products"] = row.loss.products(operands)
     if operands[0].numel() >= HUGE:
         source = operands[0].detach().flatten()
         destination = torch.empty_like(source)
@@ -150,6 +164,7 @@ def _count_bytes(result: Result, operands: Operands, incoming: Tensor | None) ->
     gradients = sum(operand.nbytes for operand in operands if operand.requires_grad)
     values = incoming.nbytes if incoming is not None else 0  # the result has the incoming gradient's size
     result.input_bytes = operands[0].nbytes
+    result.dense_bytes = len(operands[0]) ** 2 * operands[0].element_size() if result.row.loss.dense else 0
     result.lasting_bytes = gradients + values
     # The least that must move: every operand read once, every gradient written once; for 'none' also the result
     # written and the incoming gradient read.
@@ -172,12 +187,13 @@ def _step(loss: Callable[..., Tensor], operands: Operands, incoming: Tensor | No
     return step
 
 
-def _check(losses: dict[str, Callable[..., Tensor]], operands: Operands, incoming: Tensor | None) -> None:
+def _check(losses: dict[str, Callable[..., Tensor]], operands: Operands) -> None:
     """Compares fusedloss with torch in float64: its error may be twice that of torch in the row's own dtype.
 
     Errors are relative to the largest element of the value and of each gradient. A few roundings of the result are
     allowed on top, for where torch happens to be exact.
     """
+    incoming = _incoming_gradient(losses["torch"], operands)
     precise = [
         operand.detach().double().requires_grad_(operand.requires_grad) if operand.is_floating_point() else operand
         for operand in operands

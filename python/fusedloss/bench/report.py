@@ -22,14 +22,20 @@ from fusedloss.bench.targets import target_of
 COLOURS = {"fusedloss": "#1f5fa8", "torch": "#d9822b", "compile": "#7a9a3a"}
 NAMES = {"torch": "torch eager", "compile": "torch.compile", "fusedloss": "fusedloss"}
 
+# What a loss is compared with beside torch; a table has those of which it knows something.
+SHARES: dict[str, Callable[[Result], float | None]] = {
+    "of copy": lambda result: result.of_copy,
+    "of peak": lambda result: result.of_theoretical,
+    "of products": lambda result: result.of_products,
+}
+
 
 def result_table(results: list[Result]) -> Table:
     """Returns the table of one group: rows that share everything but the loss."""
     table = Table(title=results[0].row.group)
     table.add_column("loss", no_wrap=True)
-    columns = ["fusedloss", "torch eager", "torch.compile", "x eager", "x compile", "GB/s", "of copy", "memory"]
-    if knows_peak := any(result.theoretical_bandwidth for result in results):
-        columns.insert(-1, "of peak")
+    shares = [heading for heading, share in SHARES.items() if any(share(result) for result in results)]
+    columns = ["fusedloss", "torch eager", "torch.compile", "x eager", "x compile", "GB/s", *shares, "memory"]
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("misses")
@@ -45,10 +51,9 @@ def result_table(results: list[Result]) -> Table:
             *(_times(result, name) for name in ("fusedloss", "torch", "compile")),
             _or_dash(result.ratio("torch"), "{:.2f}"),
             _or_dash(result.ratio("compile"), "{:.2f}"),
-            _or_dash(result.bandwidth("fusedloss") / 1e9, "{:.1f}"),
-            _or_dash(result.of_copy, "{:.0%}"),
-            *([_or_dash(result.of_theoretical, "{:.0%}")] if knows_peak else []),
-            " / ".join(f"{size / result.input_bytes:.2f}" for size in list(result.peak.values())[:2]) or "-",
+            _or_dash(None if result.dense_bytes else result.bandwidth("fusedloss") / 1e9, "{:.1f}"),
+            *(_or_dash(SHARES[heading](result), "{:.0%}") for heading in shares),
+            _memory(result),
             f"[red]{', '.join(misses)}" if misses else "[green]none" if result.promised else "-",
         )
     return table
@@ -57,9 +62,11 @@ def result_table(results: list[Result]) -> Table:
 LEGEND = (
     "Times: minimum (median) of interleaved rounds, forward + backward.  x: how many times as long as fusedloss.  "
     "GB/s: operands read once and gradients written once; of copy: against copy_ in the same rounds; "
-    "of peak: against what the device's memory has in theory.  "
-    "memory: peak beyond the inputs, in tensors of the input's size, fusedloss / torch eager; once it "
-    "is released, fusedloss keeps one large gradient's block for the next."
+    "of peak: against what the device's memory has in theory; "
+    "of products: the time of q @ k.T, g @ k and g.T @ q alone, as a share of fusedloss's.  "
+    "memory: peak beyond the inputs, fusedloss / torch eager, in tensors of the input's size, and where every two of N "
+    "rows are compared, as a share of an N x N matrix; once it is released, fusedloss keeps one large gradient's block "
+    "for the next."
 )
 
 
@@ -211,6 +218,13 @@ def _range(results: list[Result], contender: str) -> str:
     return f"{min(ratios):.2f}   {mean:.2f}   {max(ratios):.2f}"
 
 
+def _memory(result: Result) -> str:
+    sizes = (result.peak[name] for name in ("fusedloss", "torch") if name in result.peak)
+    if result.dense_bytes:
+        return " / ".join(f"{_three_digits(100 * size / result.dense_bytes)}%" for size in sizes) or "-"
+    return " / ".join(f"{size / result.input_bytes:.2f}" for size in sizes) or "-"
+
+
 def _times(result: Result, contender: str) -> str:
     if contender not in result.minimum:
         return "-"
@@ -247,7 +261,9 @@ def _as_json(result: Result) -> dict[str, object]:
         "gigabytes_per_second": result.bandwidth("fusedloss") / 1e9,
         "share_of_copy_bandwidth": result.of_copy,
         "share_of_theoretical_bandwidth": result.of_theoretical,
+        "share_of_products_time": result.of_products,
         "input_bytes": result.input_bytes,
+        "dense_matrix_bytes": result.dense_bytes,
         "peak_bytes_beyond_inputs": result.peak,
         "misses": result.misses(),
     }

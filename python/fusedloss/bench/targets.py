@@ -9,7 +9,9 @@ class Target:
     eager: float  # how many times faster than torch's eager functions, at least
     compiled: float  # and than torch.compile of them
     of_copy: float = 0.0  # share of a copy's bandwidth
+    of_products: float = 0.0  # the time of the matrix products alone, as a share of its own
     workspace: bool = False  # may hold more than the gradients for a while, but less than torch does
+    of_dense: float = 0.0  # share of the matrix of every two rows that it holds less than
 
 
 # The first pattern that matches the whole key of a row, loss/case/size, holds.
@@ -39,6 +41,14 @@ _TARGETS = (
     (r"ctc_loss/lattice/200x16x5000x40", Target(3.0, 1.0, workspace=True)),
     (r"ctc_loss/lattice/(\d+x1x|20x).*", Target(2.0, 1.0, workspace=True)),
     (r"ctc_loss/.*", Target(1.0, 1.0, workspace=True)),
+    (r"(contrastive_loss|triplet_margin_loss)/vectors/1048576x128", Target(4.0, 1.0)),
+    (r"info_nce_loss/pairs/4096x128", Target(2.0, 1.0, of_products=1 / 1.15, workspace=True)),
+    (r"clip_loss(\+two_products)?/pairs/4096x512", Target(2.5, 1.0, workspace=True)),
+    (r"siglip_loss/pairs/4096x(128|512)", Target(3.0, 1.0, workspace=True)),
+    (r"triplet_mining_loss\+batch_hard(\+metric_learning)?/triplets/4096x128", Target(3.0, 1.0, workspace=True)),
+    (r"triplet_mining_loss\+all/triplets/512x128", Target(100.0, 1.0, workspace=True)),
+    (r".*/(pairs|triplets)-memory/.*", Target(1.0, 1.0, of_dense=0.1)),
+    (r".*/(pairs|triplets).*", Target(1.0, 1.0, workspace=True)),
     (r".*", Target(1.0, 1.0)),
 )
 
