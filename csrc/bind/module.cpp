@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "lattice/op.h"
+#include "pairs/op.h"
 #include "pointwise/op.h"
 #include "rows/device_pass.h"
 #include "rows/op.h"
@@ -212,6 +213,48 @@ PyObject* call_lattice(PyObject* self, PyObject* const* arguments, Py_ssize_t co
   });
 }
 
+double number_from(const char* loss, const char* name, PyObject* object) {
+  const double value = PyFloat_AsDouble(object);
+  const bool failed = PyErr_Occurred() != nullptr;
+  PyErr_Clear();
+  TORCH_CHECK_TYPE(!failed, loss, ": ", name, " must be a number, got ", Py_TYPE(object)->tp_name);
+  return value;
+}
+
+// NAME(first, second, positive, scale, bias, labels, offset, symmetric, normalize, reduction); scale and bias are
+// numbers or tensors.
+PyObject* call_pairs(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return answer([&] {
+    const auto& loss = loss_of<pairs::Loss>(self);
+    const pairs::Description& about = *loss.about;
+    const char* name = about.name;
+    TORCH_CHECK_TYPE(count == 10, name, ": expected (first, second, positive, scale, bias, labels, offset, symmetric, ",
+                     "normalize, reduction)");
+    double parameters[] = {1, 0};
+    const auto number_or_tensor = [&](pairs::Place place, double& number) {
+      if (THPVariable_Check(arguments[place])) return THPVariable_Unpack(arguments[place]);
+      number = number_from(name, about.operands[place], arguments[place]);
+      return at::Tensor();
+    };
+    const at::Tensor scale = number_or_tensor(pairs::kScale, parameters[0]);
+    const at::Tensor bias = number_or_tensor(pairs::kBias, parameters[1]);
+    const auto optional = [&](pairs::Place place) {
+      return optional_tensor_from(name, about.operands[place], arguments[place]);
+    };
+    const pairs::Arguments a{{tensor_from(name, about.operands[pairs::kFirst], arguments[0]), optional(pairs::kSecond),
+                              optional(pairs::kPositive), scale, bias},
+                             optional_tensor_from(name, "labels", arguments[5]),
+                             parameters,
+                             integer_from(name, "offset", arguments[6]),
+                             flag_from(name, "symmetric", arguments[7]),
+                             flag_from(name, "normalize", arguments[8]),
+                             reduction_from(name, arguments[9], {}),
+                             {}};
+    const py::gil_scoped_release release;
+    return pairs::call_value(loss, a);
+  });
+}
+
 // Binds every loss of a family under its name.
 template <class Losses>
 void bind_losses(py::module_& module, const Losses& losses, decltype(call_pointwise) function) {
@@ -258,6 +301,10 @@ py::dict describe(const pointwise::Loss& loss) {
 
 py::dict describe(const lattice::Loss& loss) { return py::dict(py::arg("name") = loss.about->name); }
 
+py::dict describe(const pairs::Loss& loss) {
+  return py::dict(py::arg("name") = loss.about->name, py::arg("by_label") = loss.about->by_label);
+}
+
 py::dict describe(const rows::Loss& loss) {
   const rows::Description& about = *loss.about;
   return py::dict(py::arg("name") = about.name, py::arg("labels") = rows::takes_labels(about.targets),
@@ -280,10 +327,12 @@ PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   bind_losses(module, pointwise::losses(), call_pointwise);
   bind_losses(module, rows::losses(), call_rows<rows::call_value>);
   bind_losses(module, lattice::losses(), call_lattice);
+  bind_losses(module, pairs::losses(), call_pairs);
   bind_in_place(module);
   module.def("losses", [] { return describe_all(pointwise::losses()); });
   module.def("row_losses", [] { return describe_all(rows::losses()); });
   module.def("lattice_losses", [] { return describe_all(lattice::losses()); });
+  module.def("pair_losses", [] { return describe_all(pairs::losses()); });
   module.def("check_targets", torch::wrap_pybind_function_no_gil(rows::check_targets));
   module.def("build_info", [] {
     return py::dict(py::arg("torch") = FUSEDLOSS_TORCH_VERSION, py::arg("compiler") = FUSEDLOSS_COMPILER,

@@ -1,7 +1,7 @@
 // The probabilities of a frame's classes, and what they come to along a tangent.
 #pragma once
+#include "core/registers.h"
 #include "core/scaled.h"
-#include "core/some_lanes.h"
 #include "lattice/kernel.h"
 
 namespace fusedloss::lattice::inline FUSEDLOSS_SET {
@@ -10,48 +10,6 @@ namespace fusedloss::lattice::inline FUSEDLOSS_SET {
 template <class T>
 struct Softmax {
   T top = 0, sum = 1, mean = 0;
-};
-
-// Calls use(k, count) for registers of a row, with the number of their lanes that are in it.
-template <class T, class Use>
-FUSEDLOSS_INLINE void each_register(int64_t classes, Use use) {
-  constexpr int64_t kLanes = Lanes<T>::size;
-  int64_t c = 0;
-  for (; c + kLanes <= classes; c += kLanes) use(c, kLanes);
-  if (c < classes) use(c, classes - c);
-}
-template <class T>
-FUSEDLOSS_INLINE Lanes<T> load_some(const T* from, int64_t count, T otherwise) {
-  using V = Lanes<T>;
-  if (usual(count == V::size)) return V::load(from);
-  return select(first_lanes<V>(count), load_first<V>(from, count), V(otherwise));
-}
-template <class T>
-FUSEDLOSS_INLINE void store_some(Lanes<T> x, T* to, int64_t count) {
-  if (usual(count == Lanes<T>::size)) return x.store(to);
-  store_first(x, to, count);
-}
-
-// Sums of many registers, a stretch at a time: one long sum in float would lose digits.
-template <class V>
-class LongSum {
- public:
-  FUSEDLOSS_INLINE void add(V x) {
-    stretch_ = stretch_ + x;
-    if (seldom(++count_ % 64 == 0)) flush();
-  }
-  FUSEDLOSS_INLINE typename V::Scalar value() {
-    flush();
-    return across_lanes(total_, [](V a, V b) { return a + b; }).raw[0];
-  }
-
- private:
-  FUSEDLOSS_INLINE void flush() {
-    total_ = total_ + stretch_;
-    stretch_ = V(0);
-  }
-  V total_ = 0, stretch_ = 0;
-  int64_t count_ = 0;
 };
 
 template <class T>

@@ -24,6 +24,10 @@ class _RowLoss(TypedDict):
 class _LatticeLoss(TypedDict):
     name: str
 
+class _PairLoss(TypedDict):
+    name: str
+    by_label: bool
+
 class _BuildInfo(TypedDict):
     torch: str
     compiler: str
@@ -71,9 +75,26 @@ class _Lattice(Protocol):
         /,
     ) -> Tensor: ...
 
+class _Pairs(Protocol):
+    def __call__(
+        self,
+        first: Tensor,
+        second: Tensor | None,
+        positive: Tensor | None,
+        scale: Tensor | float,
+        bias: Tensor | float,
+        labels: Tensor | None,
+        offset: int,
+        symmetric: bool,
+        normalize: bool,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
 def lattice_losses() -> list[_LatticeLoss]: ...
+def pair_losses() -> list[_PairLoss]: ...
 def build_info() -> _BuildInfo: ...
 def check_targets() -> None: ...
 
@@ -113,3 +134,8 @@ js_divergence: _Rows
 js_divergence_with_logits: _Rows
 
 ctc_loss: _Lattice
+
+info_nce_loss: _Pairs
+clip_loss: _Pairs
+siglip_loss: _Pairs
+supervised_contrastive_loss: _Pairs

@@ -83,6 +83,56 @@ def _lattice(name: str) -> _C._Lattice:
     return loss
 
 
+def _pairs(name: str) -> _C._Pairs:
+    direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
+
+    def loss(
+        first: Tensor,
+        second: Tensor | None,
+        positive: Tensor | None,
+        scale: Tensor | float,
+        bias: Tensor | float,
+        labels: Tensor | None,
+        offset: int,
+        symmetric: bool,
+        normalize: bool,
+        reduction: str,
+    ) -> Any:
+        if _is_compiling():
+            tensors, parameters = _apart(scale, bias)
+            number = _number(name, reduction)
+            return traced(first, second, positive, *tensors, labels, parameters, offset, symmetric, normalize, number)
+        return direct(first, second, positive, scale, bias, labels, offset, symmetric, normalize, reduction)
+
+    return loss
+
+
+def _apart(scale: Tensor | float, bias: Tensor | float) -> tuple[tuple[Tensor | None, Tensor | None], list[float]]:
+    """What multiplies products and what is added to them as the op takes them: tensors, and numbers otherwise."""
+    tensors = tuple(x if isinstance(x, Tensor) else None for x in (scale, bias))
+    numbers = [other if isinstance(x, Tensor) else float(x) for x, other in ((scale, 1.0), (bias, 0.0))]
+    return tensors, numbers  # type: ignore[return-value]
+
+
+def pairs_of_rows(
+    name: str,
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    offset: int,
+    normalize: bool,
+    reduction: str,
+) -> Tensor:
+    """The loss of some rows, whose columns begin at `offset`, of float32 at least: other ranks' is added to it."""
+    tensors, numbers = _apart(scale, bias)
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    op = getattr(torch.ops.fusedloss, name).default
+    number = _number(name, reduction)
+    result: Tensor = op(rows, columns, None, *tensors, None, numbers, offset, False, normalize, number, dtype=wide)
+    return result
+
+
 def _number(name: str, reduction: str) -> int:
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -126,3 +176,8 @@ js_divergence_with_logits = _rows("js_divergence_with_logits")
 cross_entropy_inplace = _rows("cross_entropy_inplace", traced_name="cross_entropy")
 
 ctc_loss = _lattice("ctc_loss")
+
+info_nce_loss = _pairs("info_nce_loss")
+clip_loss = _pairs("clip_loss")
+siglip_loss = _pairs("siglip_loss")
+supervised_contrastive_loss = _pairs("supervised_contrastive_loss")

@@ -95,6 +95,19 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
     return {suffix: rule(suffix, before, batched) for suffix, before, batched in rules}
 
 
+_SUFFIXES = ("", "_value_and_gradient", "_backward", "_jvp", "_hvp")
+
+
+def _one_by_one(name: str) -> dict[str, Callable[..., Any]]:
+    """The rules of a loss whose samples meet each other: a batch of calls is one call after another."""
+
+    def rule(suffix: str) -> Callable[..., Any]:
+        op = getattr(torch.ops.fusedloss, name + suffix).default
+        return lambda info, dims, *arguments: _sample_by_sample(op, info, dims, arguments)
+
+    return {suffix: rule(suffix) for suffix in _SUFFIXES}
+
+
 def register() -> None:
     """Registers the rules of every compiled loss; called once, at import."""
     families: list[tuple[Any, type[Batch]]] = [
@@ -102,7 +115,8 @@ def register() -> None:
         (_C.row_losses(), RowsBatch),
         (_C.lattice_losses(), LatticeBatch),
     ]
-    for losses, family in families:
-        for loss in losses:
-            for suffix, rule in _rules(loss["name"], family).items():
-                torch.library.register_vmap(f"fusedloss::{loss['name']}{suffix}", rule)
+    rules = {loss["name"]: _rules(loss["name"], family) for losses, family in families for loss in losses}
+    rules |= {loss["name"]: _one_by_one(loss["name"]) for loss in _C.pair_losses()}
+    for name, all_of_loss in rules.items():
+        for suffix, rule in all_of_loss.items():
+            torch.library.register_vmap(f"fusedloss::{name}{suffix}", rule)

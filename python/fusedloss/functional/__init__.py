@@ -3,8 +3,9 @@
 One module a family; what holds for all losses of a family stands at the top of its module.
 """
 
-from fusedloss.functional import lattice, parallel, pointwise, rows
+from fusedloss.functional import lattice, pairs, parallel, pointwise, rows
 from fusedloss.functional.lattice import *  # noqa: F403
+from fusedloss.functional.pairs import *  # noqa: F403
 from fusedloss.functional.parallel import *  # noqa: F403
 from fusedloss.functional.pointwise import *  # noqa: F403
 from fusedloss.functional.rows import *  # noqa: F403
@@ -13,4 +14,5 @@ __all__: list[str] = []
 __all__ += pointwise.__all__
 __all__ += rows.__all__
 __all__ += lattice.__all__
+__all__ += pairs.__all__
 __all__ += parallel.__all__

@@ -5,6 +5,7 @@ A rank holds a shard; together they compute what a single process would that hol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import index
 from typing import Any
 
@@ -232,8 +233,10 @@ def _at(input: Tensor, place: Tensor) -> Tensor:
 
 
 def _put(gradient: Tensor, place: Tensor, values: Tensor) -> Tensor:
-    put = gradient.scatter if torch.is_grad_enabled() else gradient.scatter_
-    return put(-1, place.unsqueeze(-1), values.to(gradient.dtype).unsqueeze(-1))
+    """Puts one number into every row. (`scatter` would make a float32 copy of a half type on the CPU.)"""
+    first = torch.arange(0, gradient.numel(), gradient.shape[-1], device=gradient.device).view(place.shape)
+    put: Callable[..., Tensor] = gradient.put if torch.is_grad_enabled() else gradient.put_
+    return put(first + place, values.to(gradient.dtype))
 
 
 # ---- what the shards found -----------------------------------------------------------------------------------------

@@ -1,0 +1,341 @@
+// The ops of losses over pairs below autograd. On meta tensors (and the fake ones of torch.compile) checks and shapes
+// are all.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
+#include "pairs/belonging.h"
+#include "pairs/device_pass.h"
+#include "pairs/op.h"
+#include "pairs/sweep.h"
+#include "torch/allocate.h"
+#include "torch/checks.h"
+
+namespace fusedloss::pairs {
+
+// ---- checks ---------------------------------------------------------------------------------------------------
+
+namespace {
+void check_floating(const Description& about, int place, const at::Tensor& tensor, const at::Tensor& first) {
+  const char* const name = about.operands[place];
+  check_real(about.name, name, tensor);
+  check_device(about.name, name, tensor, about.operands[kFirst], first);
+  TORCH_CHECK_TYPE(c10::isFloatingType(tensor.scalar_type()), about.name, ": ", name,
+                   " must be a floating-point tensor, got ", tensor.scalar_type());
+}
+void check_matrix(const Description& about, int place, const at::Tensor& tensor, const at::Tensor& first) {
+  check_floating(about, place, tensor, first);
+  TORCH_CHECK_VALUE(tensor.dim() == 2, about.name, ": ", about.operands[place],
+                    " must be a matrix of vectors, of shape (N, D), got ", tensor.sym_sizes());
+  TORCH_CHECK_VALUE(tensor.sym_size(1) == first.sym_size(1), about.name, ": the vectors of ", about.operands[place],
+                    " must be as long as those of ", about.operands[kFirst], ", ", first.sym_size(1), ", got shape ",
+                    tensor.sym_sizes());
+}
+void check_number(const Description& about, int place, const at::Tensor& tensor, const at::Tensor& first) {
+  if (!tensor.defined()) return;
+  check_floating(about, place, tensor, first);
+  TORCH_CHECK_VALUE(tensor.sym_numel() == 1, about.name, ": ", about.operands[place],
+                    " must be one number, got a tensor of shape ", tensor.sym_sizes());
+}
+void check_labels(const Description& about, const Arguments& a, const c10::SymInt& rows) {
+  if (!about.by_label) return;
+  check_real(about.name, "labels", a.labels);
+  check_device(about.name, "labels", a.labels, about.operands[kFirst], a.operands[kFirst]);
+  TORCH_CHECK_TYPE(c10::isIntegralType(a.labels.scalar_type(), /*includeBool=*/false), about.name,
+                   ": labels must be of an integer type, got ", a.labels.scalar_type());
+  TORCH_CHECK_VALUE(a.labels.dim() == 1 && a.labels.sym_size(0) == rows, about.name,
+                    ": labels must be one number for each of the ", rows, " vectors, got shape ", a.labels.sym_sizes());
+}
+// That there is a column, or a vector, that belongs to every row.
+void check_counts(const Description& about, const Arguments& a, const c10::SymInt& rows) {
+  const c10::SymInt columns = a.columns().sym_size(0);
+  const char *const first = about.operands[kFirst], *const second = about.operands[kSecond];
+  if (a.operands[kPositive].defined()) {
+    TORCH_CHECK_VALUE(!a.symmetric, about.name, ": symmetric is not possible with negatives");
+    TORCH_CHECK_VALUE(a.operands[kPositive].sym_size(0) == rows, about.name, ": ", second,
+                      " must have a vector for each of the ", rows, " of ", first, ", got shape ",
+                      a.operands[kPositive].sym_sizes());
+  } else if (!about.by_label) {
+    TORCH_CHECK_VALUE(a.offset >= 0 && columns >= rows + a.offset && (!a.symmetric || columns == rows), about.name,
+                      ": ", second, " must have a vector for each of the ", rows, " of ", first, ", got shape ",
+                      a.columns().sym_sizes());
+  }
+}
+}  // namespace
+
+Checked check(const Description& about, const Arguments& a) {
+  const at::Tensor& first = a.operands[kFirst];
+  check_real(about.name, about.operands[kFirst], first);
+  check_has_kernels(about.name, about.operands[kFirst], first);
+  check_matrix(about, kFirst, first, first);
+  for (const int place : {kSecond, kPositive})
+    if (a.operands[place].defined()) check_matrix(about, place, a.operands[place], first);
+  for (const int place : {kScale, kBias}) check_number(about, place, a.operands[place], first);
+  check_result_type(about.name, a.dtype);
+  TORCH_CHECK_VALUE(a.reduction == Reduction::none || a.reduction == Reduction::mean || a.reduction == Reduction::sum,
+                    about.name, ": reduction number ", int(a.reduction), " is not one of this loss");
+  TORCH_CHECK_VALUE(a.parameters.size() == 2, about.name, ": expected 2 parameters, got ", a.parameters.size());
+  const c10::SymInt rows = first.sym_size(0);
+  check_labels(about, a, rows);
+  check_counts(about, a, rows);
+  Checked known;
+  known.shape.push_back(rows);
+  known.dtype = a.dtype.value_or(first.scalar_type());
+  bool wide = known.dtype == at::kDouble;
+  for (const int place : {kFirst, kSecond, kPositive})
+    wide |= a.operands[place].defined() && a.operands[place].scalar_type() == at::kDouble;
+  known.compute = wide ? at::kDouble : at::kFloat;
+  return known;
+}
+
+namespace kernels {
+namespace {
+
+// The checked arguments of one call, and the sweep that is being put together from them.
+class Call {
+ public:
+  Call(const Loss& loss, const Arguments& a) : about_(*loss.about), a_(a), known_(check(about_, a)) {
+    plan_.wide = known_.compute == at::kDouble;
+    plan_.on_gpu = on_device(a.operands[kFirst]);
+    plan_.symmetric = a.symmetric;
+    plan_.numbers = a.operands[kFirst].options().dtype(known_.compute);
+    plan_.tile.offset = a.offset;
+    plan_.tile.differentiates = false;
+  }
+  Call(const Call&) = delete;
+
+  void take_tangents(const Tensors& tangents) {
+    plan_.moving = true;
+    for (int k = 0; k < kOperands; ++k) {
+      if (!tangents[k].defined()) continue;
+      const std::string name = "tangent" + std::to_string(k);
+      TORCH_CHECK_VALUE(a_.operands[k].defined(), about_.name, ": ", name, " is of an operand that is not given");
+      check_real(about_.name, name.c_str(), tangents[k]);
+      check_device(about_.name, name.c_str(), tangents[k], about_.operands[kFirst], a_.operands[kFirst]);
+      TORCH_CHECK_VALUE(tangents[k].sym_sizes() == a_.operands[k].sym_sizes(), about_.name, ": ", name,
+                        " must have the shape of ", about_.operands[k], ", ", a_.operands[k].sym_sizes(), ", got ",
+                        tangents[k].sym_sizes());
+      tangents_[k] = tangents[k];
+    }
+  }
+  // A gradient of a reduced result is one number, that of an unreduced one a number for every row.
+  void take_grad_output(const at::Tensor& grad_output) {
+    check_real(about_.name, "grad_output", grad_output);
+    check_device(about_.name, "grad_output", grad_output, about_.operands[kFirst], a_.operands[kFirst]);
+    check_fits(about_.name, "grad_output", grad_output, reduces() ? c10::SymDimVector() : known_.shape,
+               about_.operands[kFirst]);
+    incoming_ = grad_output;
+  }
+  void make_value() {
+    value_ = empty_laid_out_like(a_.operands[kFirst], reduces() ? c10::SymDimVector() : known_.shape, known_.dtype);
+  }
+  void make_gradients(const Mask& mask) {
+    mask_ = mask;
+    plan_.tile.differentiates = differentiable(mask);
+    for (int k = 0; k < kOperands; ++k)
+      if (mask[k] && !computes())
+        gradients_[k] = empty_laid_out_like(a_.operands[k], a_.operands[k].sym_sizes(), a_.operands[k].scalar_type());
+  }
+
+  void run() {
+    if (!computes()) return;
+    take_sides();
+    take_belonging();
+    take_own();
+    take_logits();
+    take_weights();
+    take_results();
+    sweep_all();
+    if (value_.defined()) reduce();
+    finish_gradients();
+  }
+
+  at::Tensor value() const { return value_; }
+  std::vector<at::Tensor> gradients() const {
+    std::vector<at::Tensor> all;
+    for (int k = 0; k < kOperands; ++k)
+      if (mask_[k]) all.push_back(gradients_[k]);
+    return all;
+  }
+  Results results() const {
+    const auto of = [&](int k) {
+      return mask_[k] ? gradients_[k] : empty_laid_out_like(a_.operands[kFirst], {c10::SymInt(0)}, known_.compute);
+    };
+    return {of(0), of(1), of(2), of(3), of(4)};
+  }
+
+ private:
+  static bool differentiable(const Mask& mask) {
+    for (const bool wanted : mask)
+      if (wanted) return true;
+    return false;
+  }
+  bool reduces() const { return a_.reduction != Reduction::none; }
+  bool computes() const { return !a_.operands[kFirst].is_meta(); }
+  int64_t rows() const { return a_.operands[kFirst].size(0); }
+  at::Tensor doubles(int64_t count) const { return at::empty({count}, plan_.numbers.dtype(at::kDouble)); }
+
+  // ---- what the sweep needs ----
+
+  void take_side(int place, std::optional<Side>& side) {
+    side.emplace(a_.operands[place], tangents_[place], a_.normalize, known_.compute);
+    if (mask_[place]) side->gather(plan_.moving);
+  }
+  void take_sides() {
+    take_side(kFirst, first_);
+    plan_.first = plan_.second = &*first_;
+    if (!a_.operands[kSecond].defined()) return;
+    take_side(kSecond, second_);
+    plan_.second = &*second_;
+  }
+  void take_own() {
+    if (!a_.operands[kPositive].defined()) return;
+    take_side(kPositive, own_);
+    plan_.own = &*own_;
+    plan_.own_products = at::empty({rows()}, plan_.numbers);
+    plan_.tile.own = plan_.own_products.mutable_data_ptr();
+    if (!plan_.moving) return;
+    plan_.own_moving = at::empty({rows()}, plan_.numbers);
+    plan_.tile.own_moving = plan_.own_moving.mutable_data_ptr();
+  }
+  void take_belonging() {
+    if (!about_.by_label) return;
+    belonging_.emplace(a_.labels, known_.compute, plan_.on_gpu);
+    plan_.tile.labels = belonging_->labels.const_data_ptr();
+    plan_.tile.shares = belonging_->shares.const_data_ptr();
+  }
+
+  // The parameter, and the operand that adds to it or multiplies it.
+  at::Tensor wide_number(const at::Tensor& number) const { return number.to(at::kDouble).reshape({}); }
+  at::Tensor full(double number) const { return at::full({}, number, plan_.numbers.dtype(at::kDouble)); }
+  void take_logits() {
+    const at::Tensor &scale = a_.operands[kScale], &bias = a_.operands[kBias];
+    const at::Tensor &scale_dot = tangents_[kScale], &bias_dot = tangents_[kBias];
+    const auto number = [&](const at::Tensor& t, double factor, double added, double otherwise) {
+      return t.defined() ? wide_number(t) * factor + added : full(otherwise);
+    };
+    logits_ = at::stack({number(scale, a_.parameters[0], 0, a_.parameters[0]),
+                         number(bias, 1, a_.parameters[1], a_.parameters[1]), number(scale_dot, a_.parameters[0], 0, 0),
+                         number(bias_dot, 1, 0, 0)});
+    plan_.tile.logits = logits_.const_data_ptr<double>();
+  }
+
+  // How many rows count: their number, or on a device where it is.
+  at::Tensor mean_of(const at::Tensor& sum) const {
+    if (a_.reduction != Reduction::mean) return sum;
+    return belonging_ ? sum / belonging_->anchors : sum / double(std::max<int64_t>(rows(), 1));
+  }
+  void take_weights() {
+    if (!plan_.tile.differentiates) return;
+    at::Tensor weight = incoming_.defined() ? incoming_.to(at::kDouble) : full(1);
+    weight = mean_of(weight) * (a_.symmetric ? 0.5 : 1.0);
+    weights_ = weight.to(known_.compute).expand({rows()}).contiguous();
+    plan_.tile.weights = weights_.const_data_ptr();
+  }
+  void take_results() {
+    const auto room = [&](bool wanted, double*& pointer) {
+      if (!wanted) return at::Tensor();
+      const at::Tensor numbers = doubles(rows());
+      pointer = numbers.mutable_data_ptr<double>();
+      return numbers;
+    };
+    values_ = room(value_.defined(), plan_.tile.values);
+    scale_slopes_ = room(mask_[kScale], plan_.tile.scale_slopes);
+    bias_slopes_ = room(mask_[kBias], plan_.tile.bias_slopes);
+  }
+  void sweep_all() {
+    if constexpr (kHasDevice)
+      if (plan_.on_gpu) return sweep_on_device(plan_, about_, a_.operands[kFirst]);
+    const bool wide = plan_.wide, softmax = about_.kind == Kind::softmax;
+    const Engine& e = engine();
+    plan_.run_rows =
+        softmax ? (wide ? e.softmax_double : e.softmax_float) : (wide ? e.sigmoid_double : e.sigmoid_float);
+    plan_.run_columns = wide ? e.columns_double : e.columns_float;
+    sweep(plan_);
+  }
+
+  // ---- results ----
+
+  // In one order, whatever the number of threads.
+  at::Tensor sum_of(const at::Tensor& numbers) const {
+    if (plan_.on_gpu) return numbers.sum();
+    double sum = 0;
+    for (int64_t k = 0; k < numbers.numel(); ++k) sum += numbers.const_data_ptr<double>()[k];
+    return full(sum);
+  }
+  void reduce() { value_.copy_(reduces() ? mean_of(sum_of(values_)) : values_); }
+  void finish_gradients() {
+    const auto take = [&](int place, const std::optional<Side>& side) {
+      if (mask_[place]) gradients_[place] = side->finished();
+    };
+    take(kFirst, first_);
+    take(kSecond, second_);
+    take(kPositive, own_);
+    const auto take_number = [&](int place, const at::Tensor& slopes, double factor) {
+      if (!mask_[place]) return;
+      const at::Tensor& operand = a_.operands[place];
+      gradients_[place] = (sum_of(slopes) * factor).to(operand.scalar_type()).reshape(operand.sizes());
+    };
+    take_number(kScale, scale_slopes_, a_.parameters[0]);
+    take_number(kBias, bias_slopes_, 1);
+  }
+
+  const Description& about_;
+  const Arguments& a_;
+  const Checked known_;
+  Tensors tangents_, gradients_;
+  Mask mask_{};
+  Plan plan_{};
+  std::optional<Side> first_, second_, own_;
+  std::optional<Belonging> belonging_;
+  at::Tensor incoming_, logits_, weights_, values_, scale_slopes_, bias_slopes_, value_;
+};
+
+}  // namespace
+
+at::Tensor value(const Loss& loss, const Arguments& a) {
+  Call call(loss, a);
+  call.make_value();
+  call.run();
+  return call.value();
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.make_value();
+  call.make_gradients(mask);
+  call.run();
+  return {call.value(), call.gradients()};
+}
+
+Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.make_gradients(mask);
+  call.run();
+  return call.results();
+}
+
+at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
+  Call call(loss, a);
+  call.take_tangents(tangents);
+  call.make_value();
+  call.run();
+  return call.value();
+}
+
+Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+  Call call(loss, a);
+  call.take_grad_output(grad_output);
+  call.take_tangents(tangents);
+  call.make_gradients(mask);
+  call.run();
+  return call.results();
+}
+
+}  // namespace kernels
+
+}  // namespace fusedloss::pairs

@@ -1,0 +1,86 @@
+#include "pairs/side.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/zeros.h>
+
+#include "torch/allocate.h"
+
+namespace fusedloss::pairs {
+namespace {
+
+constexpr double kSmallestNorm = 1e-12;  // torch.nn.functional.normalize's
+constexpr int64_t kStretch = 512;
+
+// Of every row, as a column.
+at::Tensor each_dot(const at::Tensor& a, const at::Tensor& b) { return (a * b).sum(at::IntArrayRef{1}, /*keepdim=*/true); }
+
+}  // namespace
+
+Side::Side(const at::Tensor& vectors, const at::Tensor& tangent, bool normalize, at::ScalarType compute)
+    : vectors_(vectors), tangent_(tangent), normalize_(normalize), compute_(compute) {
+  if (!normalize) return;
+  const at::Tensor norm = at::linalg_vector_norm(vectors, 2, at::IntArrayRef{1}, /*keepdim=*/true, compute);
+  inverse_ = norm.clamp_min(kSmallestNorm).reciprocal();
+  counts_ = norm.ge(kSmallestNorm).to(compute);
+}
+
+// BLAS takes rows of any distance.
+bool Side::lies_ready(const at::Tensor& matrix) const {
+  return matrix.scalar_type() == compute_ && (matrix.size(1) <= 1 || matrix.stride(1) == 1) &&
+         matrix.stride(0) >= std::max<int64_t>(matrix.size(1), 1);
+}
+int64_t Side::stretch() const {
+  const bool all = !normalize_ && lies_ready(vectors_) && (!moves() || lies_ready(tangent_));
+  return std::max<int64_t>(all ? count() : std::min(count(), kStretch), 1);
+}
+at::Tensor Side::ready(const at::Tensor& matrix, int64_t begin, int64_t count) const {
+  const at::Tensor some = matrix.narrow(0, begin, count);
+  return lies_ready(matrix) ? some : some.to(compute_).contiguous();
+}
+at::Tensor Side::rows(int64_t begin, int64_t count) const {
+  const at::Tensor some = ready(vectors_, begin, count);
+  return normalize_ ? some * inverse_.narrow(0, begin, count) : some;
+}
+at::Tensor Side::without_part_along(const at::Tensor& vectors, const at::Tensor& unit, int64_t begin) const {
+  return vectors - unit * (each_dot(unit, vectors) * counts_.narrow(0, begin, vectors.size(0)));
+}
+at::Tensor Side::moving_rows(int64_t begin, int64_t count) const {
+  const at::Tensor some = ready(tangent_, begin, count);
+  if (!normalize_) return some;
+  return without_part_along(some, rows(begin, count), begin) * inverse_.narrow(0, begin, count);
+}
+
+void Side::gather(bool moving) {
+  moving_ = moving;
+  const auto room = [&] { return at::zeros(vectors_.sizes(), vectors_.options().dtype(compute_)); };
+  if (moving) moving_gradient_ = room();
+  if (!moving || (normalize_ && moves())) gradient_ = room();
+}
+
+at::Tensor Side::by_given(int64_t begin, int64_t count) const {
+  const at::Tensor gathered = moving_ ? moving_gradient(begin, count) : gradient(begin, count);
+  if (!normalize_) return gathered;
+  const at::Tensor unit = rows(begin, count), inverse = inverse_.narrow(0, begin, count);
+  const at::Tensor first = without_part_along(gathered, unit, begin) * inverse;
+  if (!moving_ || !moves()) return first;
+  // What the change of the unit vectors and of the norms adds.
+  const at::Tensor of_first = gradient(begin, count), unit_dot = moving_rows(begin, count);
+  const at::Tensor counts = counts_.narrow(0, begin, count);
+  const at::Tensor turned = (unit * each_dot(of_first, unit_dot) + unit_dot * each_dot(of_first, unit)) * counts;
+  const at::Tensor norm_dot = each_dot(unit, ready(tangent_, begin, count)) * counts;
+  return first - (turned + without_part_along(of_first, unit, begin) * (norm_dot * inverse)) * inverse;
+}
+
+at::Tensor Side::finished() const {
+  const at::Tensor gathered = moving_ ? moving_gradient_ : gradient_;
+  if (!normalize_ && vectors_.scalar_type() == compute_) return gathered;
+  const at::Tensor result = empty_laid_out_like(vectors_, vectors_.sym_sizes(), vectors_.scalar_type());
+  for (int64_t begin = 0; begin < count(); begin += kStretch) {
+    const int64_t some = std::min(kStretch, count() - begin);
+    result.narrow(0, begin, some).copy_(by_given(begin, some));
+  }
+  return result;
+}
+
+}  // namespace fusedloss::pairs

@@ -1,0 +1,266 @@
+"""The losses over pairs in a batch: every vector meets every other, in memory that grows with their number only.
+
+What holds for every function here, so that its docstring need not repeat it:
+
+- Vectors: the rows of matrices (N, D) of float64, float32, bfloat16 or float16, of any strides. Half types are computed
+  in float32. The N x N matrix of their inner products is made some rows at a time and never stored as a whole.
+- `normalize`: whether every vector is divided by its L2 norm (by 1e-12, if that is larger) in the same pass. Without it
+  vectors are used as they are given.
+- `reduction`: 'mean', over the rows that count; 'sum'; or 'none', one value a row. Nothing that counts gives 0.
+- `group`: a torch.distributed process group, each rank of which holds some of the rows, as many as it likes. Every rank
+  gets the value that one process would get that holds them all (for 'none', that of its own rows), the gradient of its
+  rows is their slice of that process's gradient, and a tensor that all ranks have, like `logit_scale`, gets all of its
+  gradient on every rank. DistributedDataParallel averages gradients over the ranks: multiply the loss by their number to
+  train as the one process would.
+- The result has the dtype of the first argument, under autocast float32. It has the same bits on every run and for
+  every number of threads.
+- Gradients: of first and second order, for every floating tensor that requires one.
+- Errors, beside those listed: TypeError for an argument that is no tensor or has the wrong dtype; ValueError for an
+  unknown `reduction` and for shapes that do not fit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from fusedloss import _routing as _ops
+from fusedloss._distributed import in_batch_loss, member_of, result_type
+from fusedloss.functional.rows import cross_entropy
+
+__all__ = ["clip_loss", "info_nce_loss", "siglip_loss", "supervised_contrastive_loss"]
+
+
+def info_nce_loss(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    temperature: float = 0.1,
+    symmetric: bool = False,
+    reduction: str = "mean",
+    *,
+    normalize: bool = False,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """InfoNCE: the cross-entropy of finding, for every query, its key among all keys.
+
+    f_i = -log(exp(q_i . k_i / temperature) / sum_j exp(q_i . k_j / temperature))
+
+    Args:
+        query: (N, D).
+        key: (N, D); row i belongs to query i, the others are its negatives.
+        negatives: what a query's key is to be found among in the place of the other keys: (M, D), for all queries, or
+            (N, M, D), of every query its own.
+        temperature: what inner products are divided by, above 0.
+        symmetric: whether keys look for their queries too: the mean of both directions. Not with `negatives`.
+        reduction: 'none', 'mean' or 'sum'.
+        normalize: whether vectors are divided by their norms.
+        group: the ranks that the rows are spread over. Not with `negatives`.
+
+    Returns:
+        One value, or one a query, (N), for 'none'.
+
+    Raises:
+        ValueError: if temperature is not above 0; for `negatives` together with `symmetric` or `group`.
+
+    Example:
+        >>> import torch, fusedloss.functional as F
+        >>> query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> key = torch.tensor([[0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+        >>> F.info_nce_loss(query, key, temperature=0.5)
+        tensor(0.8115)
+        >>> F.info_nce_loss(query, key, temperature=0.5, symmetric=True, reduction="none")
+        tensor([0.7562, 0.8044, 0.8739])
+        >>> F.info_nce_loss(query, key, negatives=-key, temperature=0.5)
+        tensor(0.2066)
+
+    References:
+        van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018, arXiv:1807.03748.
+    """
+    scale = 1 / _positive("info_nce_loss", "temperature", temperature)
+    if negatives is not None:
+        if symmetric or group is not None:
+            other = "symmetric" if symmetric else "group"
+            raise ValueError(f"info_nce_loss: {other} is not possible with negatives")
+        if isinstance(negatives, Tensor) and negatives.dim() == 3:
+            return _among_own(query, key, negatives, scale, reduction, normalize)
+        return _ops.info_nce_loss(query, negatives, key, scale, 0.0, None, 0, False, normalize, reduction)
+    if group is not None:
+        return _in_group("info_nce_loss", query, key, scale, 0.0, symmetric, normalize, reduction, group)
+    return _ops.info_nce_loss(query, key, None, scale, 0.0, None, 0, symmetric, normalize, reduction)
+
+
+def clip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor | float,
+    reduction: str = "mean",
+    *,
+    normalize: bool = False,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """CLIP's loss: which text belongs to an image, and which image to a text.
+
+    z = logit_scale image @ text.T,   f_i = (cross-entropy of row i + cross-entropy of column i) / 2, both with class i
+
+    Args:
+        image: (N, D).
+        text: (N, D); row i belongs to image i.
+        logit_scale: what multiplies inner products, a number or a tensor of one, which gets a gradient. It is the scale
+            itself: exp of the parameter, for models that learn its logarithm.
+        reduction: 'none', 'mean' or 'sum'.
+        normalize: whether vectors are divided by their norms.
+        group: the ranks that the pairs are spread over.
+
+    Returns:
+        One value, or one a pair, (N), for 'none'.
+
+    Example:
+        >>> import torch, fusedloss.functional as F
+        >>> image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> text = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
+        >>> F.clip_loss(image, text, 10.0, normalize=True)
+        tensor(0.0926)
+
+    References:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, arXiv:2103.00020.
+    """
+    if group is not None:
+        return _in_group("clip_loss", image, text, logit_scale, 0.0, True, normalize, reduction, group)
+    return _ops.clip_loss(image, text, None, logit_scale, 0.0, None, 0, True, normalize, reduction)
+
+
+def siglip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float = 0.0,
+    reduction: str = "mean",
+    *,
+    normalize: bool = False,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """SigLIP's loss: for every image and every text, do they belong together?
+
+    z = logit_scale image @ text.T + logit_bias,   f_i = -sum_j log sigmoid(z_ij if i = j else -z_ij)
+
+    Args:
+        image: (N, D).
+        text: (N, D); row i belongs to image i.
+        logit_scale: what multiplies inner products, a number or a tensor of one, which gets a gradient.
+        logit_bias: what is added, likewise.
+        reduction: 'none', 'mean', the sum divided by N, as in the paper, or 'sum'.
+        normalize: whether vectors are divided by their norms.
+        group: the ranks that the pairs are spread over.
+
+    Returns:
+        One value, or one an image, (N), for 'none'.
+
+    Example:
+        >>> import torch, fusedloss.functional as F
+        >>> image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+        >>> text = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
+        >>> F.siglip_loss(image, text, 10.0, -10.0, normalize=True)
+        tensor(0.8867)
+
+    References:
+        Zhai, Mustafa, Kolesnikov, Beyer, "Sigmoid Loss for Language Image Pre-Training", 2023, arXiv:2303.15343.
+    """
+    if group is not None:
+        return _in_group("siglip_loss", image, text, logit_scale, logit_bias, False, normalize, reduction, group)
+    return _ops.siglip_loss(image, text, None, logit_scale, logit_bias, None, 0, False, normalize, reduction)
+
+
+def supervised_contrastive_loss(
+    embeddings: Tensor, labels: Tensor, temperature: float = 0.1, reduction: str = "mean", *, normalize: bool = False
+) -> Tensor:
+    """The supervised contrastive loss: vectors of one label are to be near each other, among all others of the batch.
+
+    f_i = -1/|P(i)| sum_{p in P(i)} log(exp(x_i . x_p / temperature) / sum_{j != i} exp(x_i . x_j / temperature)),
+    where P(i) are the others with the label of i
+
+    Args:
+        embeddings: (N, D): those of several views of an image one after another, with its label for each.
+        labels: integers of any type and value, (N).
+        temperature: what inner products are divided by, above 0.
+        reduction: 'none', 'mean', over the vectors with which others share the label, or 'sum'. Vectors that are alone
+            with their label count as others' negatives only; their own value is 0.
+        normalize: whether vectors are divided by their norms.
+
+    Returns:
+        One value, or one a vector, (N), for 'none'.
+
+    Raises:
+        ValueError: if temperature is not above 0.
+
+    Example:
+        >>> import torch, fusedloss.functional as F
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+        >>> F.supervised_contrastive_loss(embeddings, torch.tensor([3, 3, 5, 5]), temperature=0.5)
+        tensor(0.5121)
+        >>> F.supervised_contrastive_loss(embeddings, torch.tensor([3, 3, 5, 7]), temperature=0.5, reduction="none")
+        tensor([0.2340, 0.5518, 0.0000, 0.0000])
+
+    References:
+        Khosla et al., "Supervised Contrastive Learning", 2020, arXiv:2004.11362, L_out.
+    """
+    scale = 1 / _positive("supervised_contrastive_loss", "temperature", temperature)
+    return _ops.supervised_contrastive_loss(embeddings, None, None, scale, 0.0, labels, 0, False, normalize, reduction)
+
+
+def _positive(loss: str, name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{loss}: {name} must be a number, got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{loss}: {name} must be a number above 0, got {value}")
+    return float(value)
+
+
+def _in_group(
+    name: str,
+    first: Tensor,
+    second: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    symmetric: bool,
+    normalize: bool,
+    reduction: str,
+    group: ProcessGroup,
+) -> Tensor:
+    """The loss of the ranks of a group together, from that of one direction and of each rank's rows."""
+
+    def rows_loss(
+        rows: Tensor, columns: Tensor, offset: int, reduction: str, scale: Tensor | float, bias: Tensor | float
+    ) -> Tensor:
+        return _ops.pairs_of_rows(name, rows, columns, scale, bias, offset, normalize, reduction)
+
+    operands = ("query", "key") if name == "info_nce_loss" else ("image", "text")
+    return in_batch_loss(
+        name,
+        rows_loss,
+        first,
+        second,
+        member_of(name, group),
+        reduction,
+        operands=operands,
+        symmetric=symmetric,
+        parameters=(scale, bias),
+    )
+
+
+def _among_own(query: Tensor, key: Tensor, negatives: Tensor, scale: float, reduction: str, normalize: bool) -> Tensor:
+    """With negatives of every query's own there is no matrix of all pairs, only rows of logits."""
+    name = "info_nce_loss"
+    for operand, tensor in (("query", query), ("key", key)):
+        if not isinstance(tensor, Tensor) or tensor.shape != (negatives.shape[0], negatives.shape[2]):
+            got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name}: {operand} must be of shape (N, D) for negatives (N, M, D), got {got}")
+    if normalize:
+        query, key, negatives = (torch.nn.functional.normalize(t, dim=-1) for t in (query, key, negatives))
+    own = (query * key).sum(-1, keepdim=True)
+    others = (negatives @ query.unsqueeze(-1)).squeeze(-1)
+    logits = torch.cat([own, others], 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
+    value = cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64), reduction=reduction)
+    return value.to(result_type(query))
