@@ -25,6 +25,7 @@ from torch import Tensor
 
 import fusedloss.functional as L
 from fusedloss import _distributed
+from fusedloss.bench.peak_memory import peak_memory
 from fusedloss.testing import judge as rule
 from fusedloss.testing.oracle import Array
 
@@ -590,3 +591,16 @@ def test_a_start_or_group_that_is_none(
 ) -> None:
     with pytest.raises(error, match=words):
         L.vocab_parallel_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), start, group)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_vocabulary_holds_one_gradient(alone: None, dtype: torch.dtype) -> None:
+    x, target = logits((4096,), dtype, (256,)).requires_grad_(), torch.arange(256)
+
+    def step() -> None:
+        x.grad = None
+        L.vocab_parallel_cross_entropy(x, target, 0).backward()
+
+    step()  # what is allocated once does not count
+    x.grad = None
+    assert peak_memory(step) <= x.nbytes + 256 * 1024
