@@ -39,9 +39,9 @@ def _unit_vectors(shape: Shape) -> Tensor:
 
 
 def _partners(shape: Shape) -> Operands:
-    """Two unit vectors a row that lie near each other, as when training is under way."""
+    """Two unit vectors a row that are alike, but not so much that softmax is sure of it and gradients cancel."""
     first = _unit_vectors(shape)
-    return [first, torch_functional.normalize(first + _unit_vectors(shape), dim=-1)]
+    return [first, torch_functional.normalize(first + 2.0 * _unit_vectors(shape), dim=-1)]
 
 
 def _with_negatives(shape: Shape) -> Operands:
