@@ -181,7 +181,7 @@ def training_table(runs: dict[str, tuple[Run, Run]]) -> Table:
     table = Table(
         title="Trained twice, from the same seed",
         caption="gap: largest distance between the two loss curves, relative to their highest point. Which triplet is "
-        "the hardest can hang on a rounding, and everything after on that.",
+        "mined can hang on a rounding, and everything after on that.",
     )
     table.add_column("loss")
     for heading in (
