@@ -31,6 +31,7 @@ pytestmark = [
 
 LOSS = {loss.id: loss for loss in PAIR_LOSSES}
 EACH_LOSS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES])
+WITH_OPS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES if loss.has_ops])
 FEW = [
     LOSS[name]
     for name in ("info_nce_loss", "info_nce_loss[own negatives, normalize]", "supervised_contrastive_loss",
@@ -74,7 +75,7 @@ DIFFERENTIABLE = ("", "_backward", "_jvp")  # what the names of ops with a deriv
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides that one by other means
-@EACH_LOSS
+@WITH_OPS
 def test_opcheck(loss: PairLoss) -> None:
     """Of all five ops, with the arguments that the function gives them."""
     given = loss.given((5, 3))
@@ -90,7 +91,7 @@ def test_opcheck(loss: PairLoss) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@EACH_LOSS
+@WITH_OPS
 def test_fake_and_meta_tensors_have_the_layout_of_real_ones(loss: PairLoss, dtype: torch.dtype) -> None:
     def layouts(given: dict[str, Tensor], reduction: str) -> list[tuple[Any, ...]]:
         return [(t.shape, t.dtype, t.stride()) for t in step(loss, given, reduction)]
@@ -202,7 +203,8 @@ def test_an_exported_program_runs() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @EACH_LOSS
 def test_autocast_widens_the_result_and_copies_nothing(loss: PairLoss, dtype: torch.dtype) -> None:
-    given = loss.given((33, 17), dtype)
+    """Of whole tables: what is in cache is converted there."""
+    given = loss.given((1100, 4) if loss.has_ops else (33, 4), dtype)
     wide = {k: x.float() if x.is_floating_point() else x for k, x in given.items()}
     shapes = [list(given[k].shape) for k in loss.tables]
     for reduction in loss.reductions:
@@ -214,7 +216,7 @@ def test_autocast_widens_the_result_and_copies_nothing(loss: PairLoss, dtype: to
             result = loss(*operands, reduction=reduction)
         assert result.dtype == torch.float32
         copies = [e.name for e in profile.events() if e.name == "aten::_to_copy" and e.input_shapes[0] in shapes]
-        assert not copies
+        assert not copies or not loss.has_ops
         value, *of_wide = step(loss, wide, reduction)
         torch.testing.assert_close(result.detach(), value, rtol=1e-6, atol=1e-6)
         for gradient, expected in zip(torch.autograd.grad(result.sum(), free), of_wide, strict=True):
@@ -276,7 +278,7 @@ def test_checkpoints(loss: PairLoss, use_reentrant: bool) -> None:
     assert_same_bits([x.grad for x in free], step(loss, given, "sum")[1:])  # type: ignore[misc]
 
 
-@EACH_LOSS
+@WITH_OPS
 def test_the_node_says_whose_it_is(loss: PairLoss) -> None:
     operands, free = leaves_of(loss, loss.given((5, 3)))
     result = loss(*operands)

@@ -76,6 +76,11 @@ class PairLoss(Loss):
         """The operands that hold vectors."""
         return [name for name in self.differentiable if not name.startswith("logit")]
 
+    @property
+    def has_ops(self) -> bool:
+        """Whether it has five ops of its own. Negatives of every query's own make rows of logits, which another has."""
+        return self.samplers.get("negatives") is not own_negatives
+
     def given(
         self, shape: Shape, dtype: torch.dtype = torch.float64, seed: int = 0, scale: float = 1.0
     ) -> dict[str, Tensor]:

@@ -120,16 +120,19 @@ def cross_entropy(z: Term, incoming: Array, target: Array, counts: Array | bool 
     # The logarithm of the sum is the mean of the logits under p and the entropy of p.
     entropy = -times(p, np.where(p == 0, 0, log_p)).sum(1)
     values = Term(-times(target, log_p).sum(1), ((p + target) * z.size).sum(1) + entropy)
-    slopes = Term(p - target, p + target)
+    # A probability is as certain as its logit's lead over the others, which is the sum of many products.
+    of_others = (p * z.size).sum(1, keepdims=True) - p * z.size
+    p_size = p * (1 + (1 - p) * z.size + of_others)
+    slopes = Term(p - target, p_size + target)
     if z.change is not None and z.change_size is not None:
         mean, mean_size = ((p * x).sum(1, keepdims=True) for x in (z.change, z.change_size))
         values = Term(
             values.value,
             values.size,
             ((p - target) * z.change).sum(1),
-            ((p + target) * z.change_size).sum(1),
+            ((p_size + target) * z.change_size).sum(1),
         )
-        slopes = Term(p - target, p + target, p * (z.change - mean), p * (z.change_size + mean_size))
+        slopes = Term(p - target, p_size + target, p * (z.change - mean), p_size * (z.change_size + mean_size))
     return values, slopes * fixed(incoming[:, None])
 
 
@@ -161,16 +164,19 @@ def sigmoids(z: Term, incoming: Array) -> OfLogits:
     y = 2 * np.eye(len(z.value), dtype=z.value.dtype) - 1
     terms, slopes = softplus(-y * z.value), -y * sigmoid(-y * z.value)
     values = Term(terms.sum(1), (terms + np.abs(slopes) * z.size).sum(1))
-    by_z = Term(slopes, np.abs(slopes))
+    # A logit is the sum of many products.
+    curvature = sigmoid(z.value) * sigmoid(-z.value)
+    size = np.abs(slopes) + curvature * z.size
+    by_z = Term(slopes, size)
     if z.change is not None and z.change_size is not None:
         values = Term(
             values.value,
             values.size,
             (slopes * z.change).sum(1),
-            (np.abs(slopes) * z.change_size).sum(1),
+            (size * z.change_size).sum(1),
         )
-        curvature = sigmoid(z.value) * sigmoid(-z.value)
-        by_z = Term(slopes, np.abs(slopes), curvature * z.change, curvature * z.change_size)
+        curvature_size = curvature * (1 + z.size)
+        by_z = Term(slopes, size, curvature * z.change, curvature_size * z.change_size)
     return values, by_z * fixed(incoming[:, None])
 
 
