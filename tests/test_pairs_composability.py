@@ -301,26 +301,35 @@ def all_derivatives(loss: PairLoss, given: dict[str, Tensor], reduction: str) ->
     return [*step(loss, given, reduction), *(x.detach() for x in gradients), *seconds, alone]
 
 
+def assert_threads_change_nothing(loss: PairLoss, given: dict[str, Tensor], reduction: str) -> None:
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            results.append(all_derivatives(loss, given, reduction))
+        for other in results[1:]:
+            assert_same_bits(results[0], other)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.host  # threads of the CPU
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @EACH_LOSS
 def test_the_number_of_threads_changes_no_bit(loss: PairLoss, dtype: torch.dtype) -> None:
-    """Of few rows, of odd numbers of them, and of several tiles; and again on the same threads."""
-    shapes = [(3, 5), (33, 17), (65, 1), (150, 65)] if "own" in loss.variant else [(33, 17), (65, 3), (1100, 20)]
-    before = torch.get_num_threads()
-    try:
-        for shape in shapes:
-            given = loss.given(shape, dtype, seed=29)
-            crosswise = laid_out(loss, given, transposed)
-            for operands, reduction in [(given, "none"), (crosswise, "mean")]:
-                results = []
-                for count in (1, 2, 3, 2):
-                    torch.set_num_threads(count)
-                    results.append(all_derivatives(loss, operands, reduction))
-                for other in results[1:]:
-                    assert_same_bits(results[0], other)
-    finally:
-        torch.set_num_threads(before)
+    """Of few rows and of odd numbers of them, dense and crosswise; and again on the same threads."""
+    for shape, reduction in (((3, 5), "none"), ((33, 17), "mean"), ((65, 3), "none")):
+        given = loss.given(shape, dtype, seed=29)
+        assert_threads_change_nothing(loss, given, reduction)
+        assert_threads_change_nothing(loss, laid_out(loss, given, transposed), reduction)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES if loss.has_ops])
+def test_the_number_of_threads_changes_no_bit_of_many_rows(loss: PairLoss) -> None:
+    """Several tiles, of which the last is not full."""
+    assert_threads_change_nothing(loss, loss.given((1057, 9), torch.float32, seed=30), "mean")
 
 
 def test_threads_share_nothing() -> None:

@@ -123,7 +123,7 @@ def test_two_views_in_one_tensor() -> None:
 @EACH_DTYPE
 @EACH_LOSS
 def test_second_derivatives(loss: PairLoss, dtype: torch.dtype) -> None:
-    for reduction in loss.reductions:
+    for reduction in ("none", "mean"):
         PairCall(loss, loss.given(SHAPE, dtype, seed=5), reduction, second=True).judge()
 
 
@@ -131,14 +131,14 @@ def test_second_derivatives(loss: PairLoss, dtype: torch.dtype) -> None:
 @EACH_LOSS
 def test_second_derivatives_of_all_sizes(loss: PairLoss, dtype: torch.dtype) -> None:
     for shape in SIZES:
-        if shape[0] < 100:
+        if shape[0] * shape[1] < 1000:
             PairCall(loss, loss.given(shape, dtype, seed=shape[0]), "none", second=True).judge()
 
 
-@EACH_LOSS
+@pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES if not loss.normalize])
 def test_second_derivatives_of_many_rows(loss: PairLoss) -> None:
-    """Of several tiles."""
-    shape = (130, 6) if "own" in loss.variant else (701, 12)
+    """Of several tiles, of which the last is not full."""
+    shape = (1041, 5) if loss.has_ops else (70, 5)
     PairCall(loss, loss.given(shape, torch.float32, seed=6), "mean", second=True).judge()
 
 

@@ -117,7 +117,7 @@ def test_of_known_numbers() -> None:
 @EACH_LOSS
 def test_the_oracle_is_the_formula_in_ops(loss: PairLoss, second: bool) -> None:
     """Within what torch loses in float64."""
-    for shape, reduction in ((SHAPE, "none"), (SHAPE, "mean"), ((5, 64), "sum")):
+    for shape, reduction in ((SHAPE, "none"), ((5, 24), "mean"), ((4, 3), "sum")):
         call = PairCall(loss, loss.given(shape, seed=len(reduction)), reduction, second=second)
         like = torch.zeros(shape[0] if reduction == "none" else (), dtype=torch.float64)
         theirs, gradients = call.by_torch(like)
@@ -220,7 +220,7 @@ def test_samples_are_of_every_kind() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("what", ["value", "gradient", "second derivative"])
-@EACH_LOSS
+@pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES[::3]])
 def test_the_judge_finds_a_small_error(loss: PairLoss, what: str, dtype: torch.dtype) -> None:
     """What torch gives is right, and wrong if it is off by some units more: of its own size, or of that of the many
     terms of a sum over all pairs."""
