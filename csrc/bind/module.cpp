@@ -221,14 +221,14 @@ double number_from(const char* loss, const char* name, PyObject* object) {
   return value;
 }
 
-// NAME(first, second, positive, scale, bias, labels, offset, symmetric, normalize, reduction); scale and bias are
-// numbers or tensors.
+// NAME(first, second, positive, scale, bias, labels, symmetric, normalize, reduction); scale and bias are numbers or
+// tensors.
 PyObject* call_pairs(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return answer([&] {
     const auto& loss = loss_of<pairs::Loss>(self);
     const pairs::Description& about = *loss.about;
     const char* name = about.name;
-    TORCH_CHECK_TYPE(count == 10, name, ": expected (first, second, positive, scale, bias, labels, offset, symmetric, ",
+    TORCH_CHECK_TYPE(count == 9, name, ": expected (first, second, positive, scale, bias, labels, symmetric, ",
                      "normalize, reduction)");
     double parameters[] = {1, 0};
     const auto number_or_tensor = [&](pairs::Place place, double& number) {
@@ -239,16 +239,17 @@ PyObject* call_pairs(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
     const at::Tensor scale = number_or_tensor(pairs::kScale, parameters[0]);
     const at::Tensor bias = number_or_tensor(pairs::kBias, parameters[1]);
     const auto optional = [&](pairs::Place place) {
-      return optional_tensor_from(name, about.operands[place], arguments[place]);
+      return optional_tensor_from(name, name_of(about, place, arguments[pairs::kPositive] != Py_None),
+                                  arguments[place]);
     };
     const pairs::Arguments a{{tensor_from(name, about.operands[pairs::kFirst], arguments[0]), optional(pairs::kSecond),
                               optional(pairs::kPositive), scale, bias},
                              optional_tensor_from(name, "labels", arguments[5]),
                              parameters,
-                             integer_from(name, "offset", arguments[6]),
-                             flag_from(name, "symmetric", arguments[7]),
-                             flag_from(name, "normalize", arguments[8]),
-                             reduction_from(name, arguments[9], {}),
+                             {},
+                             flag_from(name, "symmetric", arguments[6]),
+                             flag_from(name, "normalize", arguments[7]),
+                             reduction_from(name, arguments[8], {}),
                              {}};
     const py::gil_scoped_release release;
     return pairs::call_value(loss, a);

@@ -12,6 +12,7 @@
 #include "core/numbers.cuh"
 #include "core/single.h"
 #include "core/sum.h"
+#include "core/warp.cuh"
 #include "lattice/device.h"
 #include "lattice/losses/ctc_loss.h"
 
@@ -94,19 +95,7 @@ __device__ __forceinline__ int32_t class_of(const DevicePass& pass, const Device
 
 // ---- over a warp or a block ---------------------------------------------------------------------------------------
 
-template <class T>
-__device__ __forceinline__ T sum_of_warp(T x) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kFullWarp, x, lanes);
-  return x;
-}
-template <class T>
-__device__ __forceinline__ T largest_of_warp(T x) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
-    const T other = __shfl_xor_sync(kFullWarp, x, lanes);
-    x = other > x ? other : x;
-  }
-  return x;
-}
+using fusedloss::sum_of_warp;
 template <class T, bool moving>
 __device__ __forceinline__ Scaled<Single<T>, moving> sum_of_warp(Scaled<Single<T>, moving> x) {
   using V = Single<T>;
@@ -119,16 +108,6 @@ __device__ __forceinline__ Scaled<Single<T>, moving> sum_of_warp(Scaled<Single<T
   return x;
 }
 
-// In all threads. What is read is safe from the next call only if there is a barrier between.
-template <class T>
-__device__ __forceinline__ T largest_of_block(T x) {
-  FUSEDLOSS_SHARED(T, of_warps, kDeviceThreads / kWarp);
-  x = largest_of_warp(x);
-  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  for (int warp = 0; warp < kDeviceThreads / kWarp; ++warp) x = of_warps[warp] > x ? of_warps[warp] : x;
-  return x;
-}
 // In thread 0.
 template <class T, bool moving>
 __device__ __forceinline__ Scaled<Single<T>, moving> sum_of_block(Scaled<Single<T>, moving> x) {

@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
@@ -28,34 +27,32 @@ at::Tensor tensor_of(const std::vector<double>& numbers, at::ScalarType type) {
 
 Belonging::Belonging(const at::Tensor& given, at::ScalarType compute, bool on_gpu)
     : labels(given.to(at::kLong).contiguous()) {
-  on_gpu ? count_on_device(compute) : number(compute);
+  on_gpu ? compare(compute) : number(compute);
 }
 
 void Belonging::number(at::ScalarType compute) {
-  const int64_t count = labels.numel();
+  const int64_t rows = labels.numel();
   const int64_t* const given = labels.const_data_ptr<int64_t>();
   std::unordered_map<int64_t, int64_t> numbers, sizes;
-  for (int64_t k = 0; k < count; ++k) {
+  for (int64_t k = 0; k < rows; ++k) {
     numbers.try_emplace(given[k], int64_t(numbers.size()));
     ++sizes[given[k]];
   }
   TORCH_CHECK_VALUE(compute == at::kDouble || int64_t(numbers.size()) <= kMost,
                     "fusedloss: labels must be of at most 2^24 kinds, got ", numbers.size());
-  std::vector<double> all(count), parts(count);
-  int64_t with_others = 0;
-  for (int64_t k = 0; k < count; ++k) {
+  std::vector<double> all(rows), parts(rows);
+  for (int64_t k = 0; k < rows; ++k) {
     const int64_t others = sizes[given[k]] - 1;
     all[k] = double(numbers[given[k]]);
     parts[k] = others > 0 ? 1 / double(others) : 0;
-    with_others += others > 0;
+    count += others > 0;
   }
   labels = tensor_of(all, compute);
   shares = tensor_of(parts, compute);
-  anchors = at::full({}, double(std::max<int64_t>(with_others, 1)), at::kDouble);
 }
 
 // By torch's own functions, some rows at a time: the host need not know what they give.
-void Belonging::count_on_device(at::ScalarType compute) {
+void Belonging::compare(at::ScalarType compute) {
   constexpr int64_t kRows = 256;
   const at::Tensor others = at::empty_like(labels);
   for (int64_t begin = 0; begin < labels.numel(); begin += kRows) {
@@ -64,7 +61,9 @@ void Belonging::count_on_device(at::ScalarType compute) {
   }
   const at::Tensor wide = others.to(at::kDouble);
   shares = at::where(wide.gt(0), wide.reciprocal(), 0.0).to(compute);
-  anchors = wide.gt(0).sum().to(at::kDouble).clamp_min(1);
+  const at::Tensor found = wide.gt(0).sum();
+  nothing_counts = found.eq(0);
+  count_on_device = found.to(at::kDouble).clamp_min(1);
 }
 
 }  // namespace fusedloss::pairs

@@ -6,6 +6,10 @@
 
 namespace fusedloss::pairs {
 
+// So many blocks of a kernel fit into a multiprocessor: a thread has 64 registers, in double 80, or 128 with
+// derivatives along a direction.
+constexpr int device_blocks(bool wide, bool moving) { return wide ? (moving ? 2 : 3) : 4; }
+
 struct DeviceLaunch {
   bool wide;     // whether the type of the computation is double
   void* stream;  // a cudaStream_t

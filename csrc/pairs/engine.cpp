@@ -9,14 +9,14 @@ namespace {
 template <template <class, bool> class LossRow, class T>
 void run_rows(const Tile& tile, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row)
-    tile.moving ? LossRow<T, true>(tile, row).run() : LossRow<T, false>(tile, row).run();
+    tile.moves ? LossRow<T, true>(tile, row).run() : LossRow<T, false>(tile, row).run();
 }
 
 // Sums over the rows, for a register of columns.
 template <class T, bool moving>
 void add_to_columns(const Tile& tile, const Columns& columns, int64_t k, int64_t count) {
   using V = Lanes<T>;
-  const Logits<T> logits(tile);
+  const Logits<V> logits(tile.logits);
   const auto product = [&](const void* matrix, int64_t row) {
     return load_some(static_cast<const T*>(matrix) + row * tile.pitch + k, count, T(0));
   };
@@ -49,8 +49,8 @@ void add_to_columns(const Tile& tile, const Columns& columns, int64_t k, int64_t
 template <class T>
 void run_columns(const Tile& tile, const Columns& columns, int64_t begin, int64_t end) {
   each_register<T>(end - begin, [&](int64_t k, int64_t count) {
-    tile.moving ? add_to_columns<T, true>(tile, columns, begin + k, count)
-                : add_to_columns<T, false>(tile, columns, begin + k, count);
+    tile.moves ? add_to_columns<T, true>(tile, columns, begin + k, count)
+               : add_to_columns<T, false>(tile, columns, begin + k, count);
   });
 }
 

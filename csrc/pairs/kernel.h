@@ -28,7 +28,8 @@ struct Tile {
   int64_t first = 0;           // which of all rows is its first
   int64_t pitch = 0;           // from row to row
   void* products = nullptr;    // T
-  void* moving = nullptr;      // T: their derivatives along tangents
+  bool moves = false;          // whether there are tangents (pointers of empty matrices are null)
+  void* moving = nullptr;      // T: the products' derivatives along them
   bool differentiates = true;  // whether both become the loss's derivatives by the products, first and second ones
 
   const double* logits = nullptr;  // scale, bias, and the derivatives of the two along tangents

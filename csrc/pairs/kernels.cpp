@@ -7,6 +7,8 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
+#include <numeric>
+
 #include "pairs/belonging.h"
 #include "pairs/device_pass.h"
 #include "pairs/op.h"
@@ -19,24 +21,30 @@ namespace fusedloss::pairs {
 // ---- checks ---------------------------------------------------------------------------------------------------
 
 namespace {
-void check_floating(const Description& about, int place, const at::Tensor& tensor, const at::Tensor& first) {
-  const char* const name = about.operands[place];
+// Where the vectors that belong to rows are no columns, what the loss calls its second operand is those.
+}  // namespace
+const char* name_of(const Description& about, int place, bool apart) {
+  if (!apart) return about.operands[place];
+  return place == kSecond ? "negatives" : place == kPositive ? about.operands[kSecond] : about.operands[place];
+}
+namespace {
+void check_floating(const Description& about, const char* name, const at::Tensor& tensor, const at::Tensor& first) {
   check_real(about.name, name, tensor);
   check_device(about.name, name, tensor, about.operands[kFirst], first);
   TORCH_CHECK_TYPE(c10::isFloatingType(tensor.scalar_type()), about.name, ": ", name,
                    " must be a floating-point tensor, got ", tensor.scalar_type());
 }
-void check_matrix(const Description& about, int place, const at::Tensor& tensor, const at::Tensor& first) {
-  check_floating(about, place, tensor, first);
-  TORCH_CHECK_VALUE(tensor.dim() == 2, about.name, ": ", about.operands[place],
-                    " must be a matrix of vectors, of shape (N, D), got ", tensor.sym_sizes());
-  TORCH_CHECK_VALUE(tensor.sym_size(1) == first.sym_size(1), about.name, ": the vectors of ", about.operands[place],
+void check_matrix(const Description& about, const char* name, const at::Tensor& tensor, const at::Tensor& first) {
+  check_floating(about, name, tensor, first);
+  TORCH_CHECK_VALUE(tensor.dim() == 2, about.name, ": ", name, " must be a matrix of vectors, of shape (N, D), got ",
+                    tensor.sym_sizes());
+  TORCH_CHECK_VALUE(tensor.sym_size(1) == first.sym_size(1), about.name, ": the vectors of ", name,
                     " must be as long as those of ", about.operands[kFirst], ", ", first.sym_size(1), ", got shape ",
                     tensor.sym_sizes());
 }
 void check_number(const Description& about, int place, const at::Tensor& tensor, const at::Tensor& first) {
   if (!tensor.defined()) return;
-  check_floating(about, place, tensor, first);
+  check_floating(about, about.operands[place], tensor, first);
   TORCH_CHECK_VALUE(tensor.sym_numel() == 1, about.name, ": ", about.operands[place],
                     " must be one number, got a tensor of shape ", tensor.sym_sizes());
 }
@@ -59,9 +67,9 @@ void check_counts(const Description& about, const Arguments& a, const c10::SymIn
                       " must have a vector for each of the ", rows, " of ", first, ", got shape ",
                       a.operands[kPositive].sym_sizes());
   } else if (!about.by_label) {
-    TORCH_CHECK_VALUE(a.offset >= 0 && columns >= rows + a.offset && (!a.symmetric || columns == rows), about.name,
-                      ": ", second, " must have a vector for each of the ", rows, " of ", first, ", got shape ",
-                      a.columns().sym_sizes());
+    const bool fits = !a.offset || a.symmetric ? columns == rows : *a.offset >= 0 && columns >= rows + *a.offset;
+    TORCH_CHECK_VALUE(fits, about.name, ": ", second, " must have a vector for each of the ", rows, " of ", first,
+                      ", got shape ", a.columns().sym_sizes());
   }
 }
 }  // namespace
@@ -70,9 +78,10 @@ Checked check(const Description& about, const Arguments& a) {
   const at::Tensor& first = a.operands[kFirst];
   check_real(about.name, about.operands[kFirst], first);
   check_has_kernels(about.name, about.operands[kFirst], first);
-  check_matrix(about, kFirst, first, first);
-  for (const int place : {kSecond, kPositive})
-    if (a.operands[place].defined()) check_matrix(about, place, a.operands[place], first);
+  check_matrix(about, about.operands[kFirst], first, first);
+  const bool apart = a.operands[kPositive].defined();
+  if (!about.by_label) check_matrix(about, name_of(about, kSecond, apart), a.operands[kSecond], first);
+  if (apart) check_matrix(about, name_of(about, kPositive, apart), a.operands[kPositive], first);
   for (const int place : {kScale, kBias}) check_number(about, place, a.operands[place], first);
   check_result_type(about.name, a.dtype);
   TORCH_CHECK_VALUE(a.reduction == Reduction::none || a.reduction == Reduction::mean || a.reduction == Reduction::sum,
@@ -102,7 +111,7 @@ class Call {
     plan_.on_gpu = on_device(a.operands[kFirst]);
     plan_.symmetric = a.symmetric;
     plan_.numbers = a.operands[kFirst].options().dtype(known_.compute);
-    plan_.tile.offset = a.offset;
+    plan_.tile.offset = a.offset.value_or(0);
     plan_.tile.differentiates = false;
   }
   Call(const Call&) = delete;
@@ -148,7 +157,10 @@ class Call {
     take_logits();
     take_weights();
     take_results();
-    sweep_all();
+    if (nothing_counts())
+      forget();
+    else
+      sweep_all();
     if (value_.defined()) reduce();
     finish_gradients();
   }
@@ -208,31 +220,50 @@ class Call {
     plan_.tile.shares = belonging_->shares.const_data_ptr();
   }
 
-  // The parameter, and the operand that adds to it or multiplies it.
-  at::Tensor wide_number(const at::Tensor& number) const { return number.to(at::kDouble).reshape({}); }
   at::Tensor full(double number) const { return at::full({}, number, plan_.numbers.dtype(at::kDouble)); }
+  // The logits' scale and bias and their tangents: the parameters, and the operands that multiply or add to them.
   void take_logits() {
-    const at::Tensor &scale = a_.operands[kScale], &bias = a_.operands[kBias];
-    const at::Tensor &scale_dot = tangents_[kScale], &bias_dot = tangents_[kBias];
-    const auto number = [&](const at::Tensor& t, double factor, double added, double otherwise) {
-      return t.defined() ? wide_number(t) * factor + added : full(otherwise);
-    };
-    logits_ = at::stack({number(scale, a_.parameters[0], 0, a_.parameters[0]),
-                         number(bias, 1, a_.parameters[1], a_.parameters[1]), number(scale_dot, a_.parameters[0], 0, 0),
-                         number(bias_dot, 1, 0, 0)});
-    plan_.tile.logits = logits_.const_data_ptr<double>();
+    const double factor = a_.parameters[0], bias = a_.parameters[1];
+    struct {
+      const at::Tensor& tensor;
+      double factor, added, otherwise;
+    } const parts[] = {{a_.operands[kScale], factor, 0, factor},
+                       {a_.operands[kBias], 1, bias, bias},
+                       {tangents_[kScale], factor, 0, 0},
+                       {tangents_[kBias], 1, 0, 0}};
+    std::vector<at::Tensor> on_gpu;
+    for (int k = 0; k < 4; ++k) {
+      const auto& [tensor, times, added, otherwise] = parts[k];
+      if (plan_.on_gpu)
+        on_gpu.push_back(tensor.defined() ? tensor.to(at::kDouble).reshape({}) * times + added : full(otherwise));
+      else
+        logits_[k] = tensor.defined() ? tensor.item().toDouble() * times + added : otherwise;
+    }
+    plan_.tile.logits = logits_.data();
+    if (!plan_.on_gpu) return;
+    logits_on_gpu_ = at::stack(on_gpu);
+    plan_.tile.logits = logits_on_gpu_.const_data_ptr<double>();
   }
 
-  // How many rows count: their number, or on a device where it is.
-  at::Tensor mean_of(const at::Tensor& sum) const {
-    if (a_.reduction != Reduction::mean) return sum;
-    return belonging_ ? sum / belonging_->anchors : sum / double(std::max<int64_t>(rows(), 1));
+  // What 'mean' divides by. Where labels are on a device, only the device knows it.
+  double divisor() const {
+    if (a_.reduction != Reduction::mean) return 1;
+    return double(std::max<int64_t>(belonging_ ? belonging_->count : rows(), 1));
+  }
+  at::Tensor divided(const at::Tensor& sum) const {
+    const bool on_device_only = a_.reduction == Reduction::mean && belonging_ && plan_.on_gpu;
+    return on_device_only ? sum / belonging_->count_on_device : sum / divisor();
   }
   void take_weights() {
     if (!plan_.tile.differentiates) return;
-    at::Tensor weight = incoming_.defined() ? incoming_.to(at::kDouble) : full(1);
-    weight = mean_of(weight) * (a_.symmetric ? 0.5 : 1.0);
-    weights_ = weight.to(known_.compute).expand({rows()}).contiguous();
+    const double part = a_.symmetric ? 0.5 : 1;
+    if (!plan_.on_gpu && reduces()) {
+      const double incoming = incoming_.defined() ? incoming_.item().toDouble() : 1;
+      weights_ = at::full({rows()}, incoming * part / divisor(), plan_.numbers);
+    } else {
+      const at::Tensor weight = divided(incoming_.defined() ? incoming_.to(at::kDouble) : full(1)) * part;
+      weights_ = weight.to(known_.compute).expand({rows()}).contiguous();
+    }
     plan_.tile.weights = weights_.const_data_ptr();
   }
   void take_results() {
@@ -245,6 +276,12 @@ class Call {
     values_ = room(value_.defined(), plan_.tile.values);
     scale_slopes_ = room(mask_[kScale], plan_.tile.scale_slopes);
     bias_slopes_ = room(mask_[kBias], plan_.tile.bias_slopes);
+  }
+  // Then what the vectors hold goes nowhere: NaN times 0 would.
+  bool nothing_counts() const { return belonging_ && !plan_.on_gpu && belonging_->count == 0; }
+  void forget() {
+    for (const at::Tensor& results : {values_, scale_slopes_, bias_slopes_})
+      if (results.defined()) results.zero_();
   }
   void sweep_all() {
     if constexpr (kHasDevice)
@@ -260,27 +297,40 @@ class Call {
   // ---- results ----
 
   // In one order, whatever the number of threads.
-  at::Tensor sum_of(const at::Tensor& numbers) const {
-    if (plan_.on_gpu) return numbers.sum();
-    double sum = 0;
-    for (int64_t k = 0; k < numbers.numel(); ++k) sum += numbers.const_data_ptr<double>()[k];
-    return full(sum);
+  static double total_of(const at::Tensor& numbers) {
+    const double* const all = numbers.const_data_ptr<double>();
+    return std::accumulate(all, all + numbers.numel(), 0.0);
   }
-  void reduce() { value_.copy_(reduces() ? mean_of(sum_of(values_)) : values_); }
+  void reduce() {
+    if (!reduces()) {
+      value_.copy_(values_);
+    } else if (plan_.on_gpu) {
+      value_.copy_(divided(values_.sum()));
+    } else {
+      fill(value_, total_of(values_) / divisor());
+    }
+  }
+  void finish_number(int place, const at::Tensor& slopes, double factor) {
+    if (!mask_[place]) return;
+    const at::Tensor& operand = a_.operands[place];
+    gradients_[place] = empty_laid_out_like(operand, operand.sym_sizes(), operand.scalar_type());
+    if (plan_.on_gpu)
+      gradients_[place].copy_((slopes.sum() * factor).reshape(operand.sizes()));
+    else
+      fill(gradients_[place], total_of(slopes) * factor);
+  }
   void finish_gradients() {
     const auto take = [&](int place, const std::optional<Side>& side) {
-      if (mask_[place]) gradients_[place] = side->finished();
+      if (!mask_[place]) return;
+      gradients_[place] = side->finished();
+      if (nothing_counts()) gradients_[place].zero_();
+      if (belonging_ && plan_.on_gpu) gradients_[place].masked_fill_(belonging_->nothing_counts, 0);
     };
     take(kFirst, first_);
     take(kSecond, second_);
     take(kPositive, own_);
-    const auto take_number = [&](int place, const at::Tensor& slopes, double factor) {
-      if (!mask_[place]) return;
-      const at::Tensor& operand = a_.operands[place];
-      gradients_[place] = (sum_of(slopes) * factor).to(operand.scalar_type()).reshape(operand.sizes());
-    };
-    take_number(kScale, scale_slopes_, a_.parameters[0]);
-    take_number(kBias, bias_slopes_, 1);
+    finish_number(kScale, scale_slopes_, a_.parameters[0]);
+    finish_number(kBias, bias_slopes_, 1);
   }
 
   const Description& about_;
@@ -291,7 +341,8 @@ class Call {
   Plan plan_{};
   std::optional<Side> first_, second_, own_;
   std::optional<Belonging> belonging_;
-  at::Tensor incoming_, logits_, weights_, values_, scale_slopes_, bias_slopes_, value_;
+  std::array<double, 4> logits_{};
+  at::Tensor incoming_, logits_on_gpu_, weights_, values_, scale_slopes_, bias_slopes_, value_;
 };
 
 }  // namespace

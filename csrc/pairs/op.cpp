@@ -16,13 +16,13 @@ struct Family {
   static const auto& losses() { return pairs::losses(); }
 
   using OptionalTensor = ops::OptionalTensor;
-  using Rest =
-      std::tuple<const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                 const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>, int64_t, bool, bool, int64_t>;
+  using Rest = std::tuple<const at::Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                          const OptionalTensor&, const OptionalTensor&, c10::ArrayRef<double>, std::optional<int64_t>,
+                          bool, bool, int64_t>;
   static Arguments collect(const at::Tensor& first, const OptionalTensor& second, const OptionalTensor& positive,
                            const OptionalTensor& scale, const OptionalTensor& bias, const OptionalTensor& labels,
-                           c10::ArrayRef<double> parameters, int64_t offset, bool symmetric, bool normalize,
-                           int64_t reduction, std::optional<at::ScalarType> dtype = {}) {
+                           c10::ArrayRef<double> parameters, std::optional<int64_t> offset, bool symmetric,
+                           bool normalize, int64_t reduction, std::optional<at::ScalarType> dtype = {}) {
     check_reduction(reduction);
     const auto given = [](const OptionalTensor& tensor) { return tensor.value_or(at::Tensor()); };
     return {{first, given(second), given(positive), given(scale), given(bias)},
@@ -43,7 +43,7 @@ struct Family {
   }
   static std::string schema(const Description&) {
     return "Tensor first, Tensor? second, Tensor? positive, Tensor? scale, Tensor? bias, Tensor? labels, "
-           "float[] parameters, int offset, bool symmetric, bool normalize, int reduction";
+           "float[] parameters, int? offset, bool symmetric, bool normalize, int reduction";
   }
 };
 

@@ -31,9 +31,10 @@ struct Arguments {
   Tensors operands;
   at::Tensor labels;                 // of every row, for losses that go by them
   c10::ArrayRef<double> parameters;  // the logits' scale and bias
-  int64_t offset;                    // the column that belongs to row 0
-  bool symmetric;                    // whether the loss is the mean of those of the rows and of the columns
-  bool normalize;                    // whether vectors are divided by their norms
+  // The column that belongs to row 0; if not given, there are as many columns as rows.
+  std::optional<int64_t> offset;
+  bool symmetric;  // whether the loss is the mean of those of the rows and of the columns
+  bool normalize;  // whether vectors are divided by their norms
   Reduction reduction;
   // The type of the result; that of the first operand, if not given.
   std::optional<at::ScalarType> dtype;
@@ -50,6 +51,8 @@ struct Checked {
   c10::SymDimVector shape;  // of an unreduced result
   at::ScalarType dtype, compute;
 };
+// What callers call an operand; `apart` if the vectors that belong to rows are not among the columns.
+const char* name_of(const Description& about, int place, bool apart);
 Checked check(const Description& about, const Arguments& arguments);
 
 // Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.

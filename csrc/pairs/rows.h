@@ -5,24 +5,11 @@
 #include "core/registers.h"
 #include "core/scaled.h"
 #include "pairs/kernel.h"
+#include "pairs/logits.h"
 #include "pairs/losses/sigmoid.h"
 #include "pairs/losses/softmax.h"
 
 namespace fusedloss::pairs::inline FUSEDLOSS_SET {
-
-// Logits of products, and their tangents.
-template <class T>
-struct Logits {
-  using V = Lanes<T>;
-  const V scale, bias, scale_dot, bias_dot;
-
-  explicit Logits(const Tile& tile)
-      : scale(tile.logits[0]), bias(tile.logits[1]), scale_dot(tile.logits[2]), bias_dot(tile.logits[3]) {}
-  FUSEDLOSS_INLINE V at(V product) const { return scale * product + bias; }
-  FUSEDLOSS_INLINE V along(V product, V product_dot) const {
-    return scale_dot * product + scale * product_dot + bias_dot;
-  }
-};
 
 template <class V>
 double total_of(LongSum<V>& sum) {
@@ -37,7 +24,7 @@ class Row {
 
   Row(const Tile& tile, int64_t row)
       : tile_(tile),
-        logits_(tile),
+        logits_(tile.logits),
         number_(tile.first + row),
         products_(static_cast<T*>(tile.products) + row * tile.pitch),
         moving_(moving ? static_cast<T*>(tile.moving) + row * tile.pitch : nullptr),
@@ -59,39 +46,48 @@ class Row {
   // Takes the derivative of the loss by logits, and the derivative of that along the tangents.
   FUSEDLOSS_INLINE void differentiate(int64_t k, int64_t count, V slope, V slope_dot) {
     const V x = product(k, count);
-    V by_product = logits_.scale * slope, by_scale = slope * x, by_bias = slope;
+    V by_scale = slope * x, by_bias = slope;
     if constexpr (moving) {
       by_scale = slope_dot * x + slope * product_dot(k, count);
       by_bias = slope_dot;
-      store_some(logits_.scale_dot * slope + logits_.scale * slope_dot, moving_ + k, count);
+      store_some(logits_.by_product_along(slope, slope_dot), moving_ + k, count);
     }
-    store_some(by_product, products_ + k, count);
-    const auto counted = first_lanes<V>(count);
-    by_scale_.add(usual(count == V::size) ? by_scale : select(counted, by_scale, V(0)));
-    by_bias_.add(usual(count == V::size) ? by_bias : select(counted, by_bias, V(0)));
+    store_some(logits_.by_product(slope), products_ + k, count);
+    by_scale_.add(counted(by_scale, k, count));
+    by_bias_.add(counted(by_bias, k, count));
   }
-  // Adds a constant to the derivative by the logit of one product, which was (x, x_dot) before.
-  void add_slope(T& product, T* product_dot, T x, T x_dot, T slope) {
-    product += logits_.scale.raw[0] * slope;
-    if (moving) *product_dot += logits_.scale_dot.raw[0] * slope;
-    add_by_scale(double(slope) * double(moving ? x_dot : x));
+  // The same for one product, which was (x, x_dot). If it is a column, sums leave that out before: with the others' its
+  // part would cancel.
+  void differentiate_one(T* product, T* product_dot, T x, T x_dot, T slope, T slope_dot) {
+    *product = logits_.scale.raw[0] * slope;
+    if (moving) *product_dot = logits_.scale_dot.raw[0] * slope + logits_.scale.raw[0] * slope_dot;
+    more_by_scale_ +=
+        moving ? double(slope_dot) * double(x) + double(slope) * double(x_dot) : double(slope) * double(x);
   }
-  void add_by_scale(double more) { more_by_scale_ += more; }
+  void take_alone(int64_t column) { alone_ = column; }
+  static typename V::Mask lane(int64_t number) { return first_lanes<V>(number + 1) & !first_lanes<V>(number); }
   void write_slopes() {
     if (tile_.scale_slopes) tile_.scale_slopes[number_] = total_of(by_scale_) + more_by_scale_;
     if (tile_.bias_slopes) tile_.bias_slopes[number_] = total_of(by_bias_);
   }
 
   const Tile& tile_;
-  const Logits<T> logits_;
+  const Logits<V> logits_;
   const int64_t number_;
   T* const products_;
   T* const moving_;
   const T weight_;
 
  private:
+  FUSEDLOSS_INLINE V counted(V x, int64_t k, int64_t count) const {
+    if (seldom(count < V::size)) x = select(first_lanes<V>(count), x, V(0));
+    if (seldom(k <= alone_ && alone_ < k + count)) x = select(lane(alone_ - k), V(0), x);
+    return x;
+  }
+
   LongSum<V> by_scale_, by_bias_;
   double more_by_scale_ = 0;
+  int64_t alone_ = -1;  // the column that is taken on its own
 };
 
 // ---- a softmax --------------------------------------------------------------------------------------------------
@@ -140,6 +136,7 @@ class SoftmaxRow : Row<T, moving> {
   // The product that belongs to the row, if it is one and not many.
   void find_positive() {
     if (labels_) return;
+    if (!own_) this->take_alone(tile_.offset + number_);
     positive_ = own_ ? own_ : this->products_ + tile_.offset + number_;
     if (moving) positive_moving_ = own_ ? own_moving_ : this->moving_ + tile_.offset + number_;
     x_ = *positive_;
@@ -228,17 +225,19 @@ class SoftmaxRow : Row<T, moving> {
     }
     this->write_slopes();
   }
+  // share - 1 is exact where the share is near 1.
   void differentiate_positive(const SoftmaxOver<V>& row) {
-    if (own_) {
-      const T share = row.share(V(z_)).raw[0];
-      const T share_dot = row.share_dot(V(share), V(z_dot_)).raw[0];
-      *own_ = 0;
-      if (moving) *own_moving_ = logits_.scale.raw[0] * weight_ * share_dot;
-      if (moving) this->add_by_scale(double(weight_) * double(share_dot) * double(x_));
-      this->add_slope(*own_, own_moving_, x_, x_dot_, weight_ * (share - T(1)));
-    } else {
-      this->add_slope(*positive_, positive_moving_, x_, x_dot_, -(has_columns() ? weight_ + weight_ : weight_));
-    }
+    T slope = 0, slope_dot = 0;
+    const auto add = [&](const SoftmaxOver<V>& over) {
+      const V share = over.share(V(z_));
+      slope += weight_ * (share.raw[0] - T(1));
+      slope_dot += weight_ * over.share_dot(share, V(z_dot_)).raw[0];
+    };
+    add(row);
+    if (has_columns())
+      add({V(of_column(tile_.column_tops)), V(of_column(tile_.column_inverses)),
+           V(moving ? of_column(tile_.column_means) : T(0))});
+    this->differentiate_one(positive_, positive_moving_, x_, x_dot_, slope, slope_dot);
   }
 
   const T* const labels_;
@@ -266,7 +265,7 @@ class SigmoidRow : Row<T, moving> {
     this->each(0, tile_.columns, [&](int64_t k, int64_t count) {
       const V x = this->product(k, count);
       typename V::Mask belongs = V(0) < V(0);
-      if (seldom(k <= positive && positive < k + count)) belongs = lane(positive - k);
+      if (seldom(k <= positive && positive < k + count)) belongs = this->lane(positive - k);
       const SigmoidPair<V> pair(logits_.at(x), belongs);
       const V dot = moving ? logits_.along(x, this->product_dot(k, count)) : V(0);
       const V here = moving ? pair.slope * dot : pair.value;
@@ -277,9 +276,6 @@ class SigmoidRow : Row<T, moving> {
     if (tile_.values) tile_.values[number_] = total_of(value);
     if (tile_.differentiates) this->write_slopes();
   }
-
- private:
-  static typename V::Mask lane(int64_t number) { return first_lanes<V>(number + 1) & !first_lanes<V>(number); }
 };
 
 }  // namespace fusedloss::pairs::inline FUSEDLOSS_SET

@@ -1,8 +1,8 @@
 #include "pairs/side.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/zeros.h>
 
 #include "torch/allocate.h"
 
@@ -13,14 +13,20 @@ constexpr double kSmallestNorm = 1e-12;  // torch.nn.functional.normalize's
 constexpr int64_t kStretch = 512;
 
 // Of every row, as a column.
-at::Tensor each_dot(const at::Tensor& a, const at::Tensor& b) { return (a * b).sum(at::IntArrayRef{1}, /*keepdim=*/true); }
+at::Tensor each_dot(const at::Tensor& a, const at::Tensor& b) {
+  return (a * b).sum(at::IntArrayRef{1}, /*keepdim=*/true);
+}
 
 }  // namespace
 
 Side::Side(const at::Tensor& vectors, const at::Tensor& tangent, bool normalize, at::ScalarType compute)
     : vectors_(vectors), tangent_(tangent), normalize_(normalize), compute_(compute) {
   if (!normalize) return;
-  const at::Tensor norm = at::linalg_vector_norm(vectors, 2, at::IntArrayRef{1}, /*keepdim=*/true, compute);
+  const at::Tensor norm = at::empty({count(), 1}, vectors.options().dtype(compute));
+  for (int64_t begin = 0; begin < count(); begin += kStretch) {
+    at::Tensor some = norm.narrow(0, begin, std::min(kStretch, count() - begin));
+    at::linalg_vector_norm_out(some, ready(vectors, begin, some.size(0)), 2, at::IntArrayRef{1}, /*keepdim=*/true);
+  }
   inverse_ = norm.clamp_min(kSmallestNorm).reciprocal();
   counts_ = norm.ge(kSmallestNorm).to(compute);
 }
@@ -53,7 +59,7 @@ at::Tensor Side::moving_rows(int64_t begin, int64_t count) const {
 
 void Side::gather(bool moving) {
   moving_ = moving;
-  const auto room = [&] { return at::zeros(vectors_.sizes(), vectors_.options().dtype(compute_)); };
+  const auto room = [&] { return empty_laid_out_like(vectors_, vectors_.sym_sizes(), compute_).zero_(); };
   if (moving) moving_gradient_ = room();
   if (!moving || (normalize_ && moves())) gradient_ = room();
 }

@@ -16,7 +16,7 @@ namespace fusedloss::pairs {
 namespace {
 
 constexpr int64_t kBlock = 1024;                   // rows of a tile,
-constexpr int64_t kTileNumbers = 1 << 22;          // as far as it has no more numbers than these,
+constexpr int64_t kTileNumbers = 1 << 21;          // as far as it has no more numbers than these,
 constexpr int64_t kFewest = 64;                    // but so many
 constexpr int64_t kPiece = 256;                    // rows of a tile, or columns, that a thread takes at once
 constexpr int64_t kKeptBytes = int64_t(64) << 20;  // of products that are not made a second time
@@ -137,6 +137,7 @@ class Sweep {
     tile.columns = second_.count();
     tile.pitch = block.products.stride(0);
     tile.products = block.products.mutable_data_ptr();
+    tile.moves = plan_.moving;
     if (plan_.moving) tile.moving = block.moving.mutable_data_ptr();
     return tile;
   }

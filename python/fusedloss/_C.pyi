@@ -84,7 +84,6 @@ class _Pairs(Protocol):
         scale: Tensor | float,
         bias: Tensor | float,
         labels: Tensor | None,
-        offset: int,
         symmetric: bool,
         normalize: bool,
         reduction: str,

@@ -93,7 +93,6 @@ def _pairs(name: str) -> _C._Pairs:
         scale: Tensor | float,
         bias: Tensor | float,
         labels: Tensor | None,
-        offset: int,
         symmetric: bool,
         normalize: bool,
         reduction: str,
@@ -101,8 +100,8 @@ def _pairs(name: str) -> _C._Pairs:
         if _is_compiling():
             tensors, parameters = _apart(scale, bias)
             number = _number(name, reduction)
-            return traced(first, second, positive, *tensors, labels, parameters, offset, symmetric, normalize, number)
-        return direct(first, second, positive, scale, bias, labels, offset, symmetric, normalize, reduction)
+            return traced(first, second, positive, *tensors, labels, parameters, None, symmetric, normalize, number)
+        return direct(first, second, positive, scale, bias, labels, symmetric, normalize, reduction)
 
     return loss
 

@@ -10,8 +10,8 @@ What holds for every function here, so that its docstring need not repeat it:
 - `group`: a torch.distributed process group, each rank of which holds some of the rows, as many as it likes. Every rank
   gets the value that one process would get that holds them all (for 'none', that of its own rows), the gradient of its
   rows is their slice of that process's gradient, and a tensor that all ranks have, like `logit_scale`, gets all of its
-  gradient on every rank. DistributedDataParallel averages gradients over the ranks: multiply the loss by their number to
-  train as the one process would.
+  gradient on every rank. DistributedDataParallel averages gradients over the N ranks: to train as one process would,
+  multiply the loss by N, and pass logit_scale / N + logit_scale.detach() * (1 - 1 / N), the same of logit_bias.
 - The result has the dtype of the first argument, under autocast float32. It has the same bits on every run and for
   every number of threads.
 - Gradients: of first and second order, for every floating tensor that requires one.
@@ -22,8 +22,8 @@ What holds for every function here, so that its docstring need not repeat it:
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from fusedloss import _routing as _ops
 from fusedloss._distributed import in_batch_loss, member_of, result_type
@@ -41,11 +41,11 @@ def info_nce_loss(
     reduction: str = "mean",
     *,
     normalize: bool = False,
-    group: ProcessGroup | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """InfoNCE: the cross-entropy of finding, for every query, its key among all keys.
 
-    f_i = -log(exp(q_i . k_i / temperature) / sum_j exp(q_i . k_j / temperature))
+    f = -log(exp(q_i . k_i / temperature) / sum_j exp(q_i . k_j / temperature))
 
     Args:
         query: (N, D).
@@ -85,10 +85,10 @@ def info_nce_loss(
             raise ValueError(f"info_nce_loss: {other} is not possible with negatives")
         if isinstance(negatives, Tensor) and negatives.dim() == 3:
             return _among_own(query, key, negatives, scale, reduction, normalize)
-        return _ops.info_nce_loss(query, negatives, key, scale, 0.0, None, 0, False, normalize, reduction)
+        return _ops.info_nce_loss(query, negatives, key, scale, 0.0, None, False, normalize, reduction)
     if group is not None:
         return _in_group("info_nce_loss", query, key, scale, 0.0, symmetric, normalize, reduction, group)
-    return _ops.info_nce_loss(query, key, None, scale, 0.0, None, 0, symmetric, normalize, reduction)
+    return _ops.info_nce_loss(query, key, None, scale, 0.0, None, symmetric, normalize, reduction)
 
 
 def clip_loss(
@@ -98,11 +98,11 @@ def clip_loss(
     reduction: str = "mean",
     *,
     normalize: bool = False,
-    group: ProcessGroup | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """CLIP's loss: which text belongs to an image, and which image to a text.
 
-    z = logit_scale image @ text.T,   f_i = (cross-entropy of row i + cross-entropy of column i) / 2, both with class i
+    z = logit_scale image @ text.T,   f = (cross-entropy of row i + cross-entropy of column i) / 2, both with class i
 
     Args:
         image: (N, D).
@@ -128,7 +128,7 @@ def clip_loss(
     """
     if group is not None:
         return _in_group("clip_loss", image, text, logit_scale, 0.0, True, normalize, reduction, group)
-    return _ops.clip_loss(image, text, None, logit_scale, 0.0, None, 0, True, normalize, reduction)
+    return _ops.clip_loss(image, text, None, logit_scale, 0.0, None, True, normalize, reduction)
 
 
 def siglip_loss(
@@ -139,11 +139,11 @@ def siglip_loss(
     reduction: str = "mean",
     *,
     normalize: bool = False,
-    group: ProcessGroup | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """SigLIP's loss: for every image and every text, do they belong together?
 
-    z = logit_scale image @ text.T + logit_bias,   f_i = -sum_j log sigmoid(z_ij if i = j else -z_ij)
+    z = logit_scale image @ text.T + logit_bias,   f = -sum_j log sigmoid(z_ij if i = j else -z_ij)
 
     Args:
         image: (N, D).
@@ -169,7 +169,7 @@ def siglip_loss(
     """
     if group is not None:
         return _in_group("siglip_loss", image, text, logit_scale, logit_bias, False, normalize, reduction, group)
-    return _ops.siglip_loss(image, text, None, logit_scale, logit_bias, None, 0, False, normalize, reduction)
+    return _ops.siglip_loss(image, text, None, logit_scale, logit_bias, None, False, normalize, reduction)
 
 
 def supervised_contrastive_loss(
@@ -177,7 +177,7 @@ def supervised_contrastive_loss(
 ) -> Tensor:
     """The supervised contrastive loss: vectors of one label are to be near each other, among all others of the batch.
 
-    f_i = -1/|P(i)| sum_{p in P(i)} log(exp(x_i . x_p / temperature) / sum_{j != i} exp(x_i . x_j / temperature)),
+    f = -1/|P(i)| sum_{p in P(i)} log(exp(x_i . x_p / temperature) / sum_{j != i} exp(x_i . x_j / temperature)),
     where P(i) are the others with the label of i
 
     Args:
@@ -206,7 +206,7 @@ def supervised_contrastive_loss(
         Khosla et al., "Supervised Contrastive Learning", 2020, arXiv:2004.11362, L_out.
     """
     scale = 1 / _positive("supervised_contrastive_loss", "temperature", temperature)
-    return _ops.supervised_contrastive_loss(embeddings, None, None, scale, 0.0, labels, 0, False, normalize, reduction)
+    return _ops.supervised_contrastive_loss(embeddings, None, None, scale, 0.0, labels, False, normalize, reduction)
 
 
 def _positive(loss: str, name: str, value: float) -> float:
@@ -226,7 +226,7 @@ def _in_group(
     symmetric: bool,
     normalize: bool,
     reduction: str,
-    group: ProcessGroup,
+    group: dist.ProcessGroup,
 ) -> Tensor:
     """The loss of the ranks of a group together, from that of one direction and of each rank's rows."""
 
@@ -251,16 +251,36 @@ def _in_group(
 
 def _among_own(query: Tensor, key: Tensor, negatives: Tensor, scale: float, reduction: str, normalize: bool) -> Tensor:
     """With negatives of every query's own there is no matrix of all pairs, only rows of logits."""
-    name = "info_nce_loss"
-    for operand, tensor in (("query", query), ("key", key)):
-        if not isinstance(tensor, Tensor) or tensor.shape != (negatives.shape[0], negatives.shape[2]):
-            got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{name}: {operand} must be of shape (N, D) for negatives (N, M, D), got {got}")
-    if normalize:
-        query, key, negatives = (torch.nn.functional.normalize(t, dim=-1) for t in (query, key, negatives))
-    own = (query * key).sum(-1, keepdim=True)
-    others = (negatives @ query.unsqueeze(-1)).squeeze(-1)
-    logits = torch.cat([own, others], 1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
-    value = cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64), reduction=reduction)
-    return value.to(result_type(query))
+    named = {"query": query, "key": key, "negatives": negatives}
+    for name, tensor in named.items():
+        _check_own(name, tensor, query, negatives)
+    dtype = torch.float32
+    for tensor in named.values():
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    anchors, own, others = (_unit(t.to(dtype)) if normalize else t.to(dtype) for t in named.values())
+    right = (anchors * own).sum(-1, keepdim=True)
+    wrong = (others @ anchors.unsqueeze(-1)).squeeze(-1)
+    logits = torch.cat([right, wrong], 1) * scale
+    first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    return cross_entropy(logits, first, reduction=reduction, all_ignored="zero").to(result_type(query))
+
+
+def _check_own(name: str, tensor: Tensor, query: Tensor, negatives: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"info_nce_loss: {name} must be a floating-point tensor, got {got}")
+    if tensor.device != query.device:
+        raise ValueError(f"info_nce_loss: {name} is on {tensor.device}, but query is on {query.device}")
+    count, _, length = negatives.shape
+    if tensor is not negatives and tensor.shape != (count, length):
+        raise ValueError(
+            f"info_nce_loss: {name} must be of shape ({count}, {length}) for negatives of shape "
+            f"{tuple(negatives.shape)}, got {tuple(tensor.shape)}"
+        )
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """torch.nn.functional.normalize, whose second derivative at a vector of zeros would be NaN."""
+    squared = (vectors * vectors).sum(-1, keepdim=True)
+    counts = squared >= 1e-24
+    return vectors * torch.where(counts, torch.where(counts, squared, 1.0).rsqrt(), 1e12)

@@ -1,7 +1,9 @@
 """The losses over pairs in a batch as modules."""
 
+from __future__ import annotations
+
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from fusedloss import functional as F
 from fusedloss.modules._base import Loss
@@ -35,7 +37,7 @@ class InfoNCELoss(Loss):
         reduction: str = "mean",
         *,
         normalize: bool = False,
-        group: ProcessGroup | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(reduction)
         self.temperature = temperature
@@ -73,7 +75,9 @@ class CLIPLoss(Loss):
 
     _settings = ("reduction", "normalize")
 
-    def __init__(self, reduction: str = "mean", *, normalize: bool = False, group: ProcessGroup | None = None) -> None:
+    def __init__(
+        self, reduction: str = "mean", *, normalize: bool = False, group: dist.ProcessGroup | None = None
+    ) -> None:
         super().__init__(reduction)
         self.normalize = normalize
         self.group = group
@@ -99,7 +103,9 @@ class SigLIPLoss(Loss):
 
     _settings = ("reduction", "normalize")
 
-    def __init__(self, reduction: str = "mean", *, normalize: bool = False, group: ProcessGroup | None = None) -> None:
+    def __init__(
+        self, reduction: str = "mean", *, normalize: bool = False, group: dist.ProcessGroup | None = None
+    ) -> None:
         super().__init__(reduction)
         self.normalize = normalize
         self.group = group
