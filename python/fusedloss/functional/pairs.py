@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fusedloss import _routing as _ops
-from fusedloss._distributed import in_batch_loss, member_of, result_type
+from fusedloss._distributed import FLOATS, in_batch_loss, member_of, result_type
 from fusedloss.functional.rows import cross_entropy
 
 __all__ = ["clip_loss", "info_nce_loss", "siglip_loss", "supervised_contrastive_loss"]
@@ -51,7 +51,7 @@ def info_nce_loss(
         query: (N, D).
         key: (N, D); row i belongs to query i, the others are its negatives.
         negatives: what a query's key is to be found among in the place of the other keys: (M, D), for all queries, or
-            (N, M, D), of every query its own.
+            (N, M, D), of every query its own (of half types these are copied to float32).
         temperature: what inner products are divided by, above 0.
         symmetric: whether keys look for their queries too: the mean of both directions. Not with `negatives`.
         reduction: 'none', 'mean' or 'sum'.
@@ -83,6 +83,8 @@ def info_nce_loss(
         if symmetric or group is not None:
             other = "symmetric" if symmetric else "group"
             raise ValueError(f"info_nce_loss: {other} is not possible with negatives")
+        if not isinstance(key, Tensor):
+            raise TypeError(f"info_nce_loss: key must be a torch.Tensor, got {type(key).__name__}")
         if isinstance(negatives, Tensor) and negatives.dim() == 3:
             return _among_own(query, key, negatives, scale, reduction, normalize)
         return _ops.info_nce_loss(query, negatives, key, scale, 0.0, None, False, normalize, reduction)
@@ -258,17 +260,19 @@ def _among_own(query: Tensor, key: Tensor, negatives: Tensor, scale: float, redu
     for tensor in named.values():
         dtype = torch.promote_types(dtype, tensor.dtype)
     anchors, own, others = (_unit(t.to(dtype)) if normalize else t.to(dtype) for t in named.values())
-    right = (anchors * own).sum(-1, keepdim=True)
-    wrong = (others @ anchors.unsqueeze(-1)).squeeze(-1)
-    logits = torch.cat([right, wrong], 1) * scale
-    first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    return cross_entropy(logits, first, reduction=reduction, all_ignored="zero").to(result_type(query))
+    with torch.autocast(query.device.type, enabled=False):
+        right = (anchors * own).sum(-1, keepdim=True)
+        wrong = (others @ anchors.unsqueeze(-1)).squeeze(-1)
+        logits = torch.cat([right, wrong], 1) * scale
+        first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        value = cross_entropy(logits, first, reduction=reduction, all_ignored="zero")
+    return value.to(result_type(query))
 
 
 def _check_own(name: str, tensor: Tensor, query: Tensor, negatives: Tensor) -> None:
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+    if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise TypeError(f"info_nce_loss: {name} must be a floating-point tensor, got {got}")
+        raise TypeError(f"info_nce_loss: {name} must be a tensor of a floating type, got {got}")
     if tensor.device != query.device:
         raise ValueError(f"info_nce_loss: {name} is on {tensor.device}, but query is on {query.device}")
     count, _, length = negatives.shape
