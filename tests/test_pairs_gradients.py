@@ -32,7 +32,7 @@ BY_REDUCTION = pytest.mark.parametrize(
     ("loss", "reduction"), [pytest.param(x, r, id=f"{x.id}-{r}") for x in PAIR_LOSSES for r in x.reductions]
 )
 LEARNED = [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES if "logit_scale" in loss.samplers]
-SMALL = (4, 2)
+SMALL = (3, 2)
 
 
 def of_tensors(
@@ -135,11 +135,11 @@ def test_second_derivatives_of_all_sizes(loss: PairLoss, dtype: torch.dtype) -> 
             PairCall(loss, loss.given(shape, dtype, seed=shape[0]), "none", second=True).judge()
 
 
-@pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PAIR_LOSSES if not loss.normalize])
-def test_second_derivatives_of_many_rows(loss: PairLoss) -> None:
+@pytest.mark.parametrize("name", ["info_nce_loss", "clip_loss", "supervised_contrastive_loss", "siglip_loss"])
+def test_second_derivatives_of_many_rows(name: str) -> None:
     """Of several tiles, of which the last is not full."""
-    shape = (1041, 5) if loss.has_ops else (70, 5)
-    PairCall(loss, loss.given(shape, torch.float32, seed=6), "mean", second=True).judge()
+    loss = next(loss for loss in PAIR_LOSSES if loss.id == name)
+    PairCall(loss, loss.given((1041, 5), torch.float32, seed=6), "mean", second=True).judge()
 
 
 @EACH_LOSS

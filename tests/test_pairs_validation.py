@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,8 +15,13 @@ from torch import Tensor
 import fusedloss
 import fusedloss.functional as L
 from fusedloss.testing.pair_catalogue import PAIR_LOSSES, PairLoss
+from op_recorder import Recorder
 
-pytestmark = pytest.mark.core
+pytestmark = [
+    pytest.mark.core,
+    # torch's own forward mode compiles some of its formulas by it.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
 
 SHAPE = (6, 4)
 LOSS = {loss.id: loss for loss in PAIR_LOSSES}
@@ -219,10 +225,10 @@ def test_normalize_is_given_by_name(name: str) -> None:
 # ---- the ops, called with what the function never passes -------------------------------------------------------------
 
 
-def op_calls(loss: PairLoss, reduction: str) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+@cache
+def op_calls(name: str, reduction: str) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     """Every op of a loss with the arguments that the function gives it, by what its name adds to the loss's."""
-    from op_recorder import Recorder
-
+    loss = LOSS[name]
     given = loss.given(SHAPE, torch.float32)
     leaves = {k: x.requires_grad_(k in loss.differentiable) for k, x in given.items()}
     free = [leaves[k] for k in loss.differentiable]
@@ -246,7 +252,7 @@ def replaced(func: Any, args: tuple[Any, ...], **wrong: Any) -> Callable[[], Any
 @WITH_OPS
 def test_an_incoming_gradient_of_another_shape(loss: PairLoss, shape: tuple[int, ...]) -> None:
     for reduction in ("none", "mean"):
-        calls = op_calls(loss, reduction)
+        calls = op_calls(loss.id, reduction)
         for suffix in ("_backward", "_hvp"):
             with pytest.raises(ValueError, match=r"\bgrad_output\b"):
                 replaced(*calls[suffix], grad_output=torch.ones(shape))()
@@ -255,7 +261,7 @@ def test_an_incoming_gradient_of_another_shape(loss: PairLoss, shape: tuple[int,
 @pytest.mark.parametrize("shape", [(5, 4), (6, 3), (6,), (6, 4, 1), (0,)], ids=str)
 @WITH_OPS
 def test_a_tangent_of_another_shape(loss: PairLoss, shape: tuple[int, ...]) -> None:
-    calls = op_calls(loss, "none")
+    calls = op_calls(loss.id, "none")
     for suffix in ("_jvp", "_hvp"):
         with pytest.raises(ValueError, match=r"\btangent0\b"):
             replaced(*calls[suffix], tangent0=torch.ones(shape))()
@@ -266,7 +272,7 @@ def test_a_tangent_of_another_shape(loss: PairLoss, shape: tuple[int, ...]) -> N
 )
 @EACH_NAME
 def test_tangents_and_incoming_gradients_are_real_and_on_the_device(name: str, dtype: torch.dtype, device: str) -> None:
-    calls = op_calls(LOSS[name], "none")
+    calls = op_calls(name, "none")
     strange = {
         "grad_output": torch.ones(6).to(dtype).to(device),
         "tangent0": torch.ones(SHAPE).to(dtype).to(device),
@@ -280,7 +286,7 @@ def test_tangents_and_incoming_gradients_are_real_and_on_the_device(name: str, d
 @EACH_NAME
 def test_a_number_that_is_no_reduction(name: str, reduction: int) -> None:
     with pytest.raises(ValueError, match="reduction"):
-        replaced(*op_calls(LOSS[name], "none")[""], reduction=reduction)()
+        replaced(*op_calls(name, "none")[""], reduction=reduction)()
 
 
 # ---- modules ---------------------------------------------------------------------------------------------------------
