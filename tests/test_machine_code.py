@@ -101,6 +101,10 @@ LATTICE_NAME = re.compile(r"lattice4CUDA\d+(?P<step>[a-z_]+)I(?P<number>[fd])Lb(
 LATTICE_STEPS = ("emit", "sweep", "join", "write_gradients")
 LATTICE_PLACES = 256  # whose rows are in shared memory
 
+# Kernels over pairs, likewise.
+PAIR_NAME = re.compile(r"pairs4CUDA\d+(?P<step>[a-z_]+)I(?P<number>[fd])Lb(?P<moving>\d)EEEv")
+PAIR_STEPS = ("softmax_rows", "sigmoid_rows", "add_to_columns")
+
 
 @dataclass
 class Kernel:
@@ -177,15 +181,23 @@ def row_title_of(name: str) -> RowTitle | None:
 
 
 @dataclass(frozen=True)
-class LatticeTitle:
+class StepTitle:
     step: str
     number: str
     moving: bool
 
 
-def lattice_title_of(name: str) -> LatticeTitle | None:
-    match = LATTICE_NAME.search(name)
-    return LatticeTitle(match["step"], match["number"], match["moving"] == "1") if match else None
+def step_title_of(name: str, pattern: re.Pattern[str]) -> StepTitle | None:
+    match = pattern.search(name)
+    return StepTitle(match["step"], match["number"], match["moving"] == "1") if match else None
+
+
+def lattice_title_of(name: str) -> StepTitle | None:
+    return step_title_of(name, LATTICE_NAME)
+
+
+def pair_title_of(name: str) -> StepTitle | None:
+    return step_title_of(name, PAIR_NAME)
 
 
 def over_rows(architecture: str) -> dict[str, Kernel]:
@@ -196,8 +208,12 @@ def over_lattices(architecture: str) -> dict[str, Kernel]:
     return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss7lattice" in name}
 
 
+def over_pairs(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss5pairs" in name}
+
+
 def elementwise(architecture: str) -> dict[str, Kernel]:
-    others = over_rows(architecture).keys() | over_lattices(architecture).keys()
+    others = over_rows(architecture).keys() | over_lattices(architecture).keys() | over_pairs(architecture).keys()
     return {name: kernel for name, kernel in kernels(architecture).items() if name not in others}
 
 
@@ -290,7 +306,7 @@ def test_packs_over_rows_are_loaded_and_stored_by_one_instruction(architecture: 
 
 def test_all_kernels_over_lattices_are_present(architecture: str) -> None:
     titles = [lattice_title_of(name) for name in over_lattices(architecture)]
-    expected = {LatticeTitle(s, number, moving) for s in LATTICE_STEPS for number in "fd" for moving in (False, True)}
+    expected = {StepTitle(s, number, moving) for s in LATTICE_STEPS for number in "fd" for moving in (False, True)}
     assert len(titles) == len(expected) and set(titles) == expected
 
 
@@ -303,6 +319,31 @@ def test_registers_and_occupancy_over_lattices(architecture: str) -> None:
         parts, size = 3 if title.moving else 2, {"f": 4, "d": 8}[title.number]
         rows = 2 * 2 * parts * LATTICE_PLACES * size if title.step == "sweep" else 0
         assert rows <= kernel.shared <= rows + 256 + 1024, name
+
+
+def test_all_kernels_over_pairs_are_present(architecture: str) -> None:
+    titles = [pair_title_of(name) for name in over_pairs(architecture)]
+    expected = {StepTitle(s, number, moving) for s in PAIR_STEPS for number in "fd" for moving in (False, True)}
+    assert len(titles) == len(expected) and set(titles) == expected
+
+
+def test_registers_and_occupancy_over_pairs(architecture: str) -> None:
+    """In double three blocks run at once, or two with derivatives along a direction. Shared memory has what the warps
+    of a block summed up, for columns each of their threads."""
+    for name, kernel in over_pairs(architecture).items():
+        title = pair_title_of(name)
+        assert title is not None
+        registers, blocks = (64, 4) if title.number == "f" else (128, 2) if title.moving else (80, 3)
+        assert 0 < kernel.registers <= registers, name
+        assert occupancy(kernel, architecture) >= blocks * THREADS / 2048, name
+        assert kernel.shared <= (6 * 1024 if title.step == "add_to_columns" else 512) + 1024, name
+
+
+def test_packs_over_pairs_are_loaded_and_stored_by_one_instruction(architecture: str) -> None:
+    for name, kernel in over_pairs(architecture).items():
+        if (title := pair_title_of(name)) and title.step != "add_to_columns":
+            ops = [op for _, op, _ in kernel.code]
+            assert is_wide(ops, "LDG") and is_wide(ops, "STG"), name
 
 
 def test_the_oldest_architecture_is_there_as_ptx_for_all_others() -> None:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/cuda_emulator"
 TREE = ROOT / "build/mutants/source"
 BUILDS = ROOT / "build/mutants"
-# By family: only these losses are built. (The lattice has but one.)
+# By family: only these losses are built. (Those over a lattice and over pairs have kernels in common.)
 LOSSES = {
     "pointwise": "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n",
     "rows": "ROWS_LOSS(nll_loss, NllLoss)\nROWS_LOSS(multi_margin_loss, MultiMargin)\n"
@@ -37,8 +37,14 @@ HOST = "csrc/pointwise/device.cpp"
 PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
 ROWS, NUMBERS, DEVICE = "csrc/rows/cuda.cuh", "csrc/core/numbers.cuh", "csrc/core/device.cuh"
 LATTICE, LATTICE_HOST = "csrc/lattice/cuda.cuh", "csrc/lattice/device.cpp"
+PAIRS, WARP = "csrc/pairs/cuda.cuh", "csrc/core/warp.cuh"
 # What concerns a family; a defect elsewhere concerns all.
-CHECKS = {"pointwise": "check_kernels.py", "rows": "check_rows.py", "lattice": "check_lattice.py"}
+CHECKS = {
+    "pointwise": "check_kernels.py",
+    "rows": "check_rows.py",
+    "lattice": "check_lattice.py",
+    "pairs": "check_pairs.py",
+}
 # The unmutated kernels are tested with all of these, a mutant with one.
 SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
 SECONDS = 300  # a test run that takes longer hangs
@@ -177,6 +183,19 @@ MUTANTS = (
         "rows: all classes have the first one's weight", ROWS, "(rows_.weight.data) + c", "(rows_.weight.data) + 0 * c"
     ),
     Mutant("rows: alignment not tested", ROWS, "first.data)) % 16 == 0", "first.data)) % 1 == 0"),
+    # What a block finds out together.
+    Mutant(
+        "missing barrier where the largest is sought",
+        WARP,
+        "  __syncthreads();\n  for (int warp = 0;",
+        "  for (int warp = 0;",
+    ),
+    Mutant(
+        "last warp's largest not seen",
+        WARP,
+        "warp < kDeviceThreads / kWarp; ++warp) x",
+        "warp < kDeviceThreads / kWarp - 1; ++warp) x",
+    ),
     # Lattices: what threads of a block or a warp hand each other.
     Mutant(
         "lattice: missing barrier in a step",
@@ -191,24 +210,12 @@ MUTANTS = (
         "    });\n    return double(top);",
     ),
     Mutant(
-        "lattice: missing barrier where the largest is sought",
-        LATTICE,
-        "  __syncthreads();\n  for (int warp = 0;",
-        "  for (int warp = 0;",
-    ),
-    Mutant(
         "lattice: missing __syncwarp before posteriors are taken off",
         LATTICE,
         "put(c, T(0));\n    __syncwarp();\n",
         "put(c, T(0));\n",
     ),
     Mutant("lattice: last warp not added", LATTICE, "warp = 1; warp < kWarps;", "warp = 1; warp < kWarps - 1;"),
-    Mutant(
-        "lattice: last warp's largest not seen",
-        LATTICE,
-        "warp < kDeviceThreads / kWarp; ++warp) x",
-        "warp < kDeviceThreads / kWarp - 1; ++warp) x",
-    ),
     Mutant(
         "lattice: one row for this frame and the next",
         LATTICE,
@@ -302,6 +309,42 @@ MUTANTS = (
         "frames * parts * pass.places",
         "frames * 2 * pass.places",
     ),
+    # Pairs: sums of threads and of a block.
+    Mutant("pairs: a stretch counts twice", PAIRS, "    stretch_ = 0;\n", ""),
+    Mutant(
+        "pairs: missing barrier in a sum",
+        PAIRS,
+        "  __syncthreads();\n#pragma unroll\n  for (int k = 0; k < count; ++k) {\n    sums[k] = 0;",
+        "#pragma unroll\n  for (int k = 0; k < count; ++k) {\n    sums[k] = 0;",
+    ),
+    Mutant("pairs: last warp not added", PAIRS, "warp < kWarps; ++warp) sums", "warp < kWarps - 1; ++warp) sums"),
+    # Pairs: rows.
+    Mutant("pairs: alignment of rows not tested", PAIRS, "tile.pitch * bytes % 16 == 0 &&", ""),
+    Mutant("pairs: columns after the packs lost", PAIRS, "k = rest + threadIdx.x;", "k = rest + threadIdx.x + 1;"),
+    Mutant("pairs: rows of the first tile again", PAIRS, "number_(tile.first + blockIdx.x)", "number_(blockIdx.x)"),
+    Mutant("pairs: rows lie close together", PAIRS, "blockIdx.x * tile_.pitch", "blockIdx.x * (tile_.pitch - 1)"),
+    Mutant("pairs: a vector is its own neighbour", PAIRS, "labels_ ? unsigned(number_) : kNone", "kNone"),
+    Mutant("pairs: offset forgotten", PAIRS, "kNone : unsigned(tile.offset + number_)", "kNone : unsigned(number_)"),
+    Mutant("pairs: what belongs pulls no more than others", PAIRS, "weight * (share - V(1))", "weight * share"),
+    Mutant("pairs: rows that are alone count", PAIRS, "if (share_.raw == 0) return leave_out();", ""),
+    Mutant(
+        "pairs: columns have the row's weight", PAIRS, "its_weight = of_column(tile_.weights, k)", "its_weight = weight"
+    ),
+    Mutant("pairs: all threads give what belongs", PAIRS, "tile_.own && threadIdx.x == 0)", "tile_.own)"),
+    # Pairs: columns.
+    Mutant(
+        "pairs: missing barrier where a column's largest is sought",
+        PAIRS,
+        "found[threadIdx.x] = top.raw;\n  __syncthreads();",
+        "found[threadIdx.x] = top.raw;",
+    ),
+    Mutant(
+        "pairs: sums of earlier tiles not scaled",
+        PAIRS,
+        "double all = known * factor;",
+        "double all = known + 0 * factor;",
+    ),
+    Mutant("pairs: a column beyond the last", PAIRS, "if (warp != 0 || k != column) return;", "if (warp != 0) return;"),
 )
 
 
