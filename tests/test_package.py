@@ -23,13 +23,16 @@ import fusedloss
 from fusedloss import _compatibility, functional
 from fusedloss.testing.catalogue import LOSSES
 from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES
+from fusedloss.testing.pair_catalogue import PAIR_LOSSES
 from fusedloss.testing.row_catalogue import ROW_LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTIONS = fusedloss._C.losses()
 ROW_DESCRIPTIONS = fusedloss._C.row_losses()
 LATTICE_DESCRIPTIONS = fusedloss._C.lattice_losses()
+PAIR_DESCRIPTIONS = fusedloss._C.pair_losses()
 FOUND = pkgutil.walk_packages(fusedloss.__path__, "fusedloss.")
+TOGETHER = {"vocab_parallel_cross_entropy"}  # of several ranks: test_distributed.py
 MODULES = ["fusedloss", *(module.name for module in FOUND if module.name != "fusedloss._C")]
 NEEDED = {"DEFAULT": set(), "AVX2": {"avx2", "fma"}, "AVX512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}}
 
@@ -38,13 +41,14 @@ NEEDED = {"DEFAULT": set(), "AVX2": {"avx2", "fma"}, "AVX512": {"avx512f", "avx5
 
 
 def test_no_loss_is_left_out_of_the_tests() -> None:
-    names = [about["name"] for about in (*DESCRIPTIONS, *ROW_DESCRIPTIONS, *LATTICE_DESCRIPTIONS)]
+    names = [about["name"] for about in (*DESCRIPTIONS, *ROW_DESCRIPTIONS, *LATTICE_DESCRIPTIONS, *PAIR_DESCRIPTIONS)]
     assert len(names) == len(set(names))
     # One function has several ops where one of its arguments asks for another formula.
     names = [name.removesuffix("_with_logits") if name.partition("_")[0] in ("kl", "js") else name for name in names]
-    assert {*names, "sparse_categorical_cross_entropy"} == set(functional.__all__)
-    tested = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES]
-    assert {loss.name for loss in tested} == set(functional.__all__)
+    # And some are put together from other losses.
+    assert {*names, "sparse_categorical_cross_entropy", *TOGETHER} == set(functional.__all__)
+    tested = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES]
+    assert {loss.name for loss in tested} | TOGETHER == set(functional.__all__)
     assert len({loss.id for loss in tested}) == len(tested)
 
 
@@ -191,10 +195,11 @@ def results_of(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unt
                 "import torch\n"
                 "from fusedloss.testing.catalogue import LOSSES\n"
                 "from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES\n"
+                "from fusedloss.testing.pair_catalogue import PAIR_LOSSES\n"
                 "from fusedloss.testing.row_catalogue import ROW_LOSSES\n"
                 "import fusedloss\n"
                 "results = {'set': fusedloss.build_info()['instruction_set']}\n"
-                "for loss in [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES]:\n"
+                "for loss in [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES]:\n"
                 "    for dtype in (torch.float32, torch.float64, torch.bfloat16):\n"
                 "        operands, keywords = loss.sample((37, 61), dtype)\n"
                 "        operands[0].requires_grad_()\n"
