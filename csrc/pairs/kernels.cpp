@@ -1,6 +1,8 @@
 // The ops of losses over pairs below autograd. On meta tensors (and the fake ones of torch.compile) checks and shapes
 // are all.
 #include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -151,6 +153,8 @@ class Call {
 
   void run() {
     if (!computes()) return;
+    // Who calls an op without derivatives of its own may give tensors that require a gradient.
+    const at::AutoDispatchBelowADInplaceOrView below;
     take_sides();
     take_belonging();
     take_own();
