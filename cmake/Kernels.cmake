@@ -79,8 +79,10 @@ endmacro()
 fusedloss_family(pointwise)
 fusedloss_family(rows)
 
-# The lattice has one loss, in its engine.
-foreach(set IN LISTS FUSEDLOSS_SETS)
-  fusedloss_kernel_file(lattice/engine ${set}
-    "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"lattice/engine.cpp\"\n")
+# These have one loss, in their engine.
+foreach(family lattice triplets)
+  foreach(set IN LISTS FUSEDLOSS_SETS)
+    fusedloss_kernel_file(${family}/engine ${set}
+      "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"${family}/engine.cpp\"\n")
+  endforeach()
 endforeach()

@@ -24,6 +24,9 @@ class _RowLoss(TypedDict):
 class _LatticeLoss(TypedDict):
     name: str
 
+class _TripletLoss(TypedDict):
+    name: str
+
 class _BuildInfo(TypedDict):
     torch: str
     compiler: str
@@ -71,9 +74,23 @@ class _Lattice(Protocol):
         /,
     ) -> Tensor: ...
 
+class _Triplets(Protocol):
+    def __call__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        margin: float,
+        mining: str,
+        squared: bool,
+        normalize: bool,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
 def lattice_losses() -> list[_LatticeLoss]: ...
+def triplet_losses() -> list[_TripletLoss]: ...
 def build_info() -> _BuildInfo: ...
 def check_targets() -> None: ...
 
@@ -113,3 +130,5 @@ js_divergence: _Rows
 js_divergence_with_logits: _Rows
 
 ctc_loss: _Lattice
+
+triplet_mining_loss: _Triplets
