@@ -14,7 +14,7 @@ from torch import Tensor
 import fusedloss.functional as L
 from fusedloss.testing.cases import DTYPES, RANGES, transposed
 from fusedloss.testing.triplet_cases import LAYOUTS, SHAPE, SIZES, TripletCall, layouts, of_whole_numbers
-from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES, TripletLoss
+from fusedloss.testing.triplet_catalogue import CLEAR, TRIPLET_LOSSES, TripletLoss
 from fusedloss.testing.triplet_oracle import RULES
 
 pytestmark = pytest.mark.core
@@ -24,6 +24,11 @@ EACH_LOSS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for 
 PLAIN = [loss for loss in TRIPLET_LOSSES if not loss.parameters.get("normalize")]
 EACH_PLAIN = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in PLAIN])
 EACH_MINING = pytest.mark.parametrize("mining", list(RULES))
+F32_OR_FEW = pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [pytest.param(x, dtype, id=f"{x.id}-{dtype}") for x, dtype in product(TRIPLET_LOSSES, DTYPES)
+     if dtype == torch.float32 or len(x.parameters) == 2],
+)  # fmt: skip
 REDUCTIONS = ("none", "mean", "sum", "mean_nonzero")
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 
@@ -47,22 +52,21 @@ def value_and_gradient(loss: TripletLoss, given: dict[str, Tensor], reduction: s
 def test_reductions(loss: TripletLoss, dtype: torch.dtype) -> None:
     given = loss.given(SHAPE, dtype)
     for reduction in loss.reductions:
-        TripletCall(loss, given, reduction).judge()
-        TripletCall(loss, given, reduction, factor=-0.37).judge()
+        TripletCall(loss, given, reduction, factor=-0.37 if reduction == "none" else 1.0).judge()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@EACH_LOSS
+@F32_OR_FEW
 def test_sizes(loss: TripletLoss, dtype: torch.dtype) -> None:
-    """Vectors and their lengths around registers and tiles, none of which is 0 long."""
+    """Vectors and their lengths around registers and tiles."""
     for size in SIZES:
         TripletCall(loss, loss.given(size, dtype, seed=size[0]), "none" if size[0] % 2 else "sum").judge()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@EACH_LOSS
-def test_lengths(loss: TripletLoss, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("loss", [pytest.param(x, id=x.id) for x in TRIPLET_LOSSES if "batch_hard" in x.id])
+def test_lengths(loss: TripletLoss) -> None:
+    """Of distances, which do not know what is mined."""
     for length in (0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 257, 1025, 5000):
+        dtype = torch.float32 if length > 100 or length % 2 else torch.float64
         TripletCall(loss, loss.given((3 if length == 1 else 6, length), dtype, seed=length), "none").judge()
 
 
@@ -76,8 +80,8 @@ def test_numbers_of_vectors(mining: str) -> None:
 @EACH_PLAIN
 def test_many_vectors(loss: TripletLoss) -> None:
     """More than a block of any device's work, whose squares have no rounding error."""
-    for dtype, reduction in ((torch.float32, "none"), (torch.float64, "mean"), (torch.bfloat16, "sum")):
-        TripletCall(loss, of_whole_numbers(loss, (150, 5), dtype), reduction).judge()
+    for dtype, reduction in ((torch.float32, "none"), (torch.bfloat16, "sum")):
+        TripletCall(loss, of_whole_numbers(loss, (110, 5), dtype), reduction).judge()
 
 
 @pytest.mark.parametrize("mining", ["semi_hard", "all"])
@@ -117,11 +121,10 @@ def test_half_types_are_rounded_once(loss: TripletLoss, dtype: torch.dtype) -> N
 # ---- layouts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@EACH_LOSS
+@F32_OR_FEW
 def test_layouts(loss: TripletLoss, dtype: torch.dtype) -> None:
-    for layout, reduction in product(layouts(loss), ("none", "sum")):
-        TripletCall(loss, loss.given(SHAPE, dtype, seed=11, moved=layout), reduction).judge()
+    for n, layout in enumerate(layouts(loss)):
+        TripletCall(loss, loss.given(SHAPE, dtype, seed=11, moved=layout), "none" if n % 2 else "sum").judge()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
@@ -162,8 +165,7 @@ def test_gradient_comes_in_any_layout(loss: TripletLoss, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in RANGES if name not in ("tiny", "subnormal")])
-@EACH_DTYPE
-@EACH_LOSS
+@F32_OR_FEW
 def test_ranges(loss: TripletLoss, dtype: torch.dtype, name: str) -> None:
     given = loss.given(SHAPE, dtype, seed=17, scale=RANGES[name][dtype])
     TripletCall(loss, given, "none").judge()
@@ -188,8 +190,8 @@ def test_distances_whose_squares_are_nothing(loss: TripletLoss, dtype: torch.dty
 def test_far_from_the_origin(loss: TripletLoss, dtype: torch.dtype) -> None:
     """Differences have all the digits that the numbers have; products of vectors would leave three of float32's."""
     for offset in (1000.0, -3e4):
-        given = loss.given((31, 20), dtype, seed=7, moved=lambda x, offset=offset: x + offset)
-        for reduction in loss.reductions:
+        given = loss.given((23, 20), dtype, seed=7, moved=lambda x, offset=offset: x + offset)
+        for reduction in ("none", "mean"):
             TripletCall(loss, given, reduction).judge()
 
 
@@ -204,21 +206,19 @@ def test_half_types_far_from_the_origin(loss: TripletLoss, dtype: torch.dtype) -
         assert torch.equal(one, other)
 
 
-@EACH_LOSS
-def test_near_vectors_in_a_wide_batch(loss: TripletLoss) -> None:
-    """Some of a thousandth of the others' distance, which products of vectors could not tell from one another."""
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@EACH_PLAIN
+def test_twins_in_a_wide_batch(loss: TripletLoss, dtype: torch.dtype) -> None:
+    """At a thousandth of the others' distance, where products of vectors would tell nothing; some of another label."""
 
-    def gathered(x: Tensor) -> Tensor:
-        moved = x.double() * 1e-3 + x[:1].double() * 10
-        return torch.where(torch.arange(len(x))[:, None] % 3 > 0, moved, x.double()).to(x.dtype)
-
-    for dtype in (torch.float64, torch.float32):
-        given = loss.given((21, 12), dtype, seed=9, moved=gathered)
-        call = TripletCall(loss, given, "none")
-        if loss.parameters.get("normalize"):  # whose rounding is as large as those distances are small
-            torch.testing.assert_close(call.ours()[0], call.torchs(call.ours()[0])[0], rtol=1e-3, atol=1e-6)
-        else:
-            call.judge()
+    for labels in (torch.arange(14) % 7, torch.arange(14) % 2):
+        for seed in range(100):
+            x = torch.randn(14, 6, generator=torch.Generator().manual_seed(seed)).to(dtype)
+            given = {"embeddings": torch.cat([x[:7] * 4, x[:7] * 4 + 1e-3 * x[7:]]), "labels": labels}
+            if loss.clearance(given) > CLEAR[dtype]:
+                break
+        assert loss.clearance(given) > CLEAR[dtype]
+        TripletCall(loss, given, "none").judge()
 
 
 # ---- equal distances -------------------------------------------------------------------------------------------------
@@ -228,35 +228,27 @@ def test_near_vectors_in_a_wide_batch(loss: TripletLoss) -> None:
 @EACH_PLAIN
 def test_of_equal_distances_the_lowest_index_is_taken(loss: TripletLoss, dtype: torch.dtype) -> None:
     """Values do not show which it was; gradients do."""
-    for shape in ((13, 1), (17, 2), (40, 3), (64, 6)):
-        for reduction in ("none", "mean_nonzero"):
-            TripletCall(loss, of_whole_numbers(loss, shape, dtype, seed=shape[0]), reduction).judge()
+    for shape in ((13, 1), (17, 2), (40, 3)):
+        TripletCall(loss, of_whole_numbers(loss, shape, dtype, seed=shape[0]), "none").judge()
 
 
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_equal_distances_by_hand(dtype: torch.dtype, squared: bool) -> None:
-    """A cross around the anchor: all others are 1 away, and the first positive and the first negative have a slope."""
+    """A cross around the anchor: all others are 1 away, and only the first positive and the first negative are pulled.
+    As no negative is farther than a semi-hard positive, it takes the farthest, which is the first again."""
     x = torch.tensor([[0.0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]], dtype=dtype)
     labels = torch.tensor([1, 0, 1, 0, 1])
-    slope = 2.0 if squared else 1.0
-    leaf = x.clone().requires_grad_()
-    values = L.triplet_mining_loss(leaf, labels, 0.5, "batch_hard", squared, "none")
-    (gradient,) = torch.autograd.grad(values[0], leaf)
-    expected = torch.tensor([[slope + slope, 0], [-slope, 0], [-slope, 0], [0, 0], [0, 0]], dtype=dtype)
-    assert values[0] == 0.5 and torch.equal(gradient, expected)
-    # No negative is farther than a positive: the farthest of them, the first again.
-    values = L.triplet_mining_loss(leaf, labels, 0.5, "semi_hard", squared, "none")
-    (gradient,) = torch.autograd.grad(values[0], leaf)
-    expected = torch.tensor([[4 * slope / 2 + slope, slope], [-2 * slope, 0], [-slope, 0], [0, 0], [0, -slope]])
-    expected[0] = -expected[1:].sum(0)
-    expected[1], expected[2], expected[4] = (
-        torch.tensor([2 * slope, 0.0]),
-        torch.tensor([-slope, 0.0]),
-        torch.tensor([0.0, -slope]),
-    )
-    expected[0] = -expected[1:].sum(0)
-    assert values[0] == 1.0 and torch.equal(gradient, expected.to(dtype))
+    known = {
+        "batch_hard": [[2.0, 0], [-1, 0], [-1, 0], [0, 0], [0, 0]],
+        "semi_hard": [[3.0, 1], [-2, 0], [-1, 0], [0, 0], [0, -1]],
+    }
+    for mining, slopes in known.items():
+        leaf = x.clone().requires_grad_()
+        value = L.triplet_mining_loss(leaf, labels, 0.5, mining, squared, "none")[0]
+        (gradient,) = torch.autograd.grad(value, leaf)
+        assert value == (0.5 if mining == "batch_hard" else 1.0)
+        assert torch.equal(gradient, torch.tensor(slopes, dtype=dtype) * (2 if squared else 1))
 
 
 @EACH_MINING
@@ -264,7 +256,7 @@ def test_which_of_many_equal_ones_is_taken(mining: str) -> None:
     """Far apart in the batch, whatever registers and threads they fall to."""
     for count in (20, 70, 150):
         x = torch.zeros(count, 2)
-        x[0] = torch.tensor([0.0, 3.0])  # the anchor; the others lie at the same place
+        x[0] = torch.tensor([0.0, 4.0])  # the anchor; the others lie at the same place
         labels = torch.arange(count) % 2
         leaf = x.requires_grad_()
         value = L.triplet_mining_loss(leaf, labels, 1.0, mining, reduction="none")[0]
@@ -272,14 +264,10 @@ def test_which_of_many_equal_ones_is_taken(mining: str) -> None:
         positives, negatives = (count - 1) // 2, count // 2
         assert value == {"batch_hard": 1, "semi_hard": positives, "all": positives * negatives}[mining]
         pulled = gradient[:, 1].nonzero().flatten().tolist()
-        everyone = list(range(1, count)) if positives != negatives or mining == "all" else None
-        if mining == "batch_hard":
-            assert pulled == [1, 2]
-        elif mining == "semi_hard":
-            assert pulled == list(range(1, 2)) + list(range(2, count, 2))
-            assert gradient[1, 1] == positives
-        else:
-            assert pulled == everyone
+        # What the anchor itself gets of all its pairs cancels.
+        expected = {"batch_hard": [1, 2], "semi_hard": [1, *range(2, count, 2)], "all": list(range(1, count))}
+        assert pulled == expected[mining]
+        assert gradient[1, 1] == {"batch_hard": 1, "semi_hard": positives, "all": positives}[mining]
 
 
 # ---- vectors at the same place ---------------------------------------------------------------------------------------
@@ -337,7 +325,7 @@ def test_normalized_vectors_of_no_length(dtype: torch.dtype, mining: str) -> Non
 @EACH_DTYPE
 @EACH_LOSS
 def test_nothing_to_compare(loss: TripletLoss, dtype: torch.dtype, spoilt: float) -> None:
-    """All labels equal, all different, one vector or none: 0 with a gradient of exactly 0, whatever the vectors hold."""
+    """All labels equal, all different, one vector or none: 0, and a gradient of exactly 0, whatever vectors hold."""
     for labels in ([3] * 9, list(range(9)), [3, 3], [3, 4], [3], []):
         x = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(1)).to(dtype)
         x[:1, 2] = spoilt
@@ -421,8 +409,8 @@ def test_margins(mining: str) -> None:
         parameters = {"mining": mining, "margin": margin} | ({"squared": True} if squared else {})
         base = next(x for x in TRIPLET_LOSSES if x.parameters["mining"] == mining)
         loss = TripletLoss(base.name, base.samplers, base.reference, parameters, in_ops=base.in_ops)
-        for dtype, reduction in product((torch.float64, torch.float32), REDUCTIONS):
-            TripletCall(loss, loss.given((14, 5), dtype, seed=4), reduction).judge()
+        for reduction in REDUCTIONS:
+            TripletCall(loss, loss.given((14, 5), torch.float32, seed=4), reduction).judge()
 
 
 # ---- what labels may be ----------------------------------------------------------------------------------------------
@@ -489,8 +477,8 @@ def test_a_shifted_or_turned_batch_has_the_same_value(loss: TripletLoss) -> None
 
 
 @EACH_LOSS
-def test_a_margin_is_a_bound(loss: TripletLoss) -> None:
-    """All triplets are harder than the semi-hard ones and easier than the hardest, of every anchor and every positive."""
+def test_the_hardest_is_the_hardest(loss: TripletLoss) -> None:
+    """None of an anchor's triplets is harder than the hardest."""
     given = loss.given(SHAPE)
     x, labels = given.values()
     rest = {k: v for k, v in loss.parameters.items() if k != "mining"}

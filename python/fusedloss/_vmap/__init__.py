@@ -98,7 +98,7 @@ def _rules(name: str, family: type[Batch]) -> dict[str, Callable[..., Any]]:
 
 def register() -> None:
     """Registers the rules of every compiled loss; called once, at import."""
-    families: list[tuple[Any, type[Batch]]] = [
+    families: list[tuple[Any, Any]] = [
         (_C.losses(), PointwiseBatch),
         (_C.row_losses(), RowsBatch),
         (_C.lattice_losses(), LatticeBatch),

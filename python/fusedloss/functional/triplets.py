@@ -53,11 +53,11 @@ def triplet_mining_loss(
         >>> embeddings = torch.tensor([[0.0], [2.0], [1.0], [4.0]])
         >>> labels = torch.tensor([0, 0, 1, 1])
         >>> F.triplet_mining_loss(embeddings, labels, margin=0.5)
-        tensor(2.)
+        tensor(1.7500)
         >>> F.triplet_mining_loss(embeddings, labels, margin=0.5, reduction="none")
         tensor([1.5000, 1.5000, 2.5000, 1.5000])
         >>> F.triplet_mining_loss(embeddings, labels, margin=0.5, mining="all", reduction="mean_nonzero")
-        tensor(1.3000)
+        tensor(1.6667)
 
     References:
         Hermans, Beyer, Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017 (batch_hard, all).

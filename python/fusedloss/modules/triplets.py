@@ -22,7 +22,7 @@ class TripletMiningLoss(Loss):
         >>> import torch, fusedloss
         >>> loss = fusedloss.TripletMiningLoss(margin=0.5)
         >>> loss(torch.tensor([[0.0], [2.0], [1.0], [4.0]]), torch.tensor([0, 0, 1, 1]))
-        tensor(2.)
+        tensor(1.7500)
     """
 
     _settings = ("margin", "mining", "squared", "reduction", "normalize")
