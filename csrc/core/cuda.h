@@ -116,6 +116,16 @@ FUSEDLOSS_INLINE double quotient(double a, double b) {
 }
 FUSEDLOSS_INLINE float quotient(float a, float b) { return a / b; }
 
+// ---- over a warp --------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ int lane_of_warp() { return int(threadIdx.x % kWarp); }
+
+template <class T>
+__device__ __forceinline__ T sum_of_warp(T x) {
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kFullWarp, x, lanes);
+  return x;
+}
+
 // ---- packs and sums -----------------------------------------------------------------------------------------------
 
 // 16 bytes of elements S, moved by one instruction. They are kept in registers as words, for halves two in each.

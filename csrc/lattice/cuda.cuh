@@ -94,11 +94,8 @@ __device__ __forceinline__ int32_t class_of(const DevicePass& pass, const Device
 
 // ---- over a warp or a block ---------------------------------------------------------------------------------------
 
-template <class T>
-__device__ __forceinline__ T sum_of_warp(T x) {
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kFullWarp, x, lanes);
-  return x;
-}
+using fusedloss::sum_of_warp;
+
 template <class T>
 __device__ __forceinline__ T largest_of_warp(T x) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
@@ -153,7 +150,6 @@ __device__ __forceinline__ void each_frame(const DevicePass& pass, Use use) {
   for (int64_t i = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp; i < count; i += int64_t(gridDim.x) * kWarps)
     use(i / pass.frames, i % pass.frames);
 }
-__device__ __forceinline__ int lane_of_warp() { return int(threadIdx.x % kWarp); }
 
 // exp(x - top), or exp(x) of what is a logarithm of a probability already.
 template <class T>

@@ -26,7 +26,7 @@ struct Own {
       : distances(pass, vectors, workspace),
         miner(pass, workspace),
         slopes(workspace.take<T>(vectors.rows())),
-        row(workspace.take<T>(3 * vectors.padded())) {
+        row(workspace.take<T>(2 * vectors.padded())) {
     bytes = workspace.bytes();
   }
   Distances<T> distances;

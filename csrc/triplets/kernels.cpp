@@ -138,6 +138,8 @@ class Call {
   bool reduces() const { return a_.reduction != Reduction::none; }
   bool on_gpu() const { return on_device(a_.operands[0]); }
   bool computes() const { return !a_.operands[0].is_meta(); }
+  // Vectors of no numbers have one without memory.
+  bool makes_gradient() const { return pass_.gradient.data != nullptr; }
   bool wide() const { return known_.compute == at::kDouble; }
   at::IntArrayRef shape() const { return C10_AS_INTARRAYREF_SLOW(c10::SymIntArrayRef(known_.shape)); }
   static VectorView view(const at::Tensor& tensor) {
@@ -155,7 +157,7 @@ class Call {
   void choose_block() {
     const Groups& groups = pass_.groups;
     pass_.block = groups.anchor_count;
-    if (gradient_.defined() || pass_.moving)
+    if (makes_gradient() || pass_.moving)
       pass_.block = std::min(pass_.block, std::max(kPairsOfABlock / groups.most_pairs, kSmallestBlock));
   }
 
@@ -179,11 +181,11 @@ class Call {
       block.count = std::min(pass_.block, anchors - block.first);
       in_threads(divided_up(block.count, run.mine_piece),
                  [&](Queue& queue, char* room) { run.mine(pass_, block, queue, shared, room); });
-      if (!gradient_.defined()) continue;
+      if (!makes_gradient()) continue;
       at::parallel_for(0, pass_.count, divided_up(pass_.count, threads),
                        [&](int64_t begin, int64_t end) { run.give(pass_, block, begin, end, shared); });
     }
-    if (!gradient_.defined()) return;
+    if (!makes_gradient()) return;
     pass_.scale = over_terms(incoming_.defined() && reduces() ? *incoming_.const_data_ptr<double>() : 1);
     in_threads(panels, [&](Queue& queue, char* room) { run.write(pass_, queue, shared, room); });
   }

@@ -1,10 +1,5 @@
-// From the distances of one anchor to the triplets that count, and what the loss depends on.
-//
-// With d the distances and m the margin, a triplet of anchor, positive p and negative n is worth
-//   f = max(0, d(p) - d(n) + m),
-// whose derivative by d(p) is 1 and by d(n) is -1 where f > 0. Triplets are not gone through one by one where they are
-// many: the positives are ranked, and each negative finds its place among them. A NaN is both the farthest and the
-// nearest, so that it reaches every anchor that has triplets; and f is then not 0.
+// From the distances of one anchor to the triplets that count, and what the loss depends on. Triplets are not gone
+// through one by one where they are many: the positives are ranked, and each negative finds its place among them.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -12,6 +7,7 @@
 
 #include "core/some_lanes.h"
 #include "core/workspace.h"
+#include "triplets/formula.h"
 #include "triplets/kernel.h"
 
 namespace fusedloss::triplets::inline FUSEDLOSS_SET {
@@ -67,8 +63,8 @@ class Miner {
   };
 
   void add_triplet(const AnchorRow<T>& row, int32_t positive, int32_t negative, Mined& to) const {
-    const double f = double(row.distances[positive]) - double(row.distances[negative]) + pass_.margin;
-    if (f <= 0) return;
+    const double f = unbounded(double(row.distances[positive]), double(row.distances[negative]), pass_.margin);
+    if (!counts(f)) return;
     to.value += f;
     to.above += 1;
     row.slopes[positive] += 1;

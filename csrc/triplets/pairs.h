@@ -1,7 +1,4 @@
-// Pairs of vectors whose distance the loss depends on, and the gradient that they make. With c the derivative by the
-// distance d of x_i and x_j, a pair pulls x_i by c (x_i - x_j) / d, or 2 c (x_i - x_j) if d is the square, and x_j by
-// the negative: by the same rule with the two exchanged. Along a direction v, with v_ij = v_i - v_j, d moves by
-// x_ij.v_ij / d, and the pull of c / d = w moves to w v_ij - w (x_ij.v_ij / d^2) x_ij. At d = 0 all of it is 0.
+// Pairs of vectors whose distance the loss depends on, and the gradient that they make (triplets/formula.h).
 #pragma once
 #include "triplets/mining.h"
 #include "triplets/vectors.h"
@@ -37,10 +34,10 @@ int64_t collect(const Pass& pass, const AnchorRow<T>& row, double factor, const 
     if (!any(!(all == V(0)))) continue;
     V(0).store(row.slopes + n);
     for (int lane = 0; lane < V::size; ++lane) {
-      const double slope = double(all.raw[lane]), d = double(row.distances[n + lane]);
-      if (slope == 0 || (d == 0 && !pass.squared)) continue;
+      const double weight = weight_of(double(all.raw[lane]), double(row.distances[n + lane]), pass.squared);
+      if (weight == 0) continue;
       pairs.others[first + count] = int32_t(n + lane);
-      pairs.weights[first + count] = T(slope * factor * (pass.squared ? 2 : 1 / d));
+      pairs.weights[first + count] = T(weight * factor);
       ++count;
     }
   }
@@ -138,9 +135,9 @@ class BlockPairs {
     for (int64_t k = first; k < first + count; ++k) {
       const int32_t other = of_anchors_.others[k];
       const double along = dot_of_differences(row.anchor, other), d = double(row.distances[other]);
-      const double weighted = double(of_anchors_.weights[k]) * along;
-      if (of_anchors_.turns) of_anchors_.turns[k] = pass_.squared ? T(0) : T(-weighted / (d * d));
-      sum += weighted;
+      const double weight = double(of_anchors_.weights[k]);
+      if (of_anchors_.turns) of_anchors_.turns[k] = T(turn_of(weight, along, d, pass_.squared));
+      sum += weight * along;
     }
     return sum;
   }

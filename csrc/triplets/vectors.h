@@ -7,6 +7,7 @@
 #include "core/runs.h"
 #include "core/transpose.h"
 #include "core/workspace.h"
+#include "triplets/formula.h"
 #include "triplets/kernel.h"
 
 namespace fusedloss::triplets::inline FUSEDLOSS_SET {
@@ -28,35 +29,6 @@ double dot(const T* a, const T* b, int64_t padded) {
   }
   return total;
 }
-
-// Vectors y = x / max(|x|, 1e-12), and what derivatives by y are for x. With n the norm, the derivative
-//   J = (I - y y') / n  is symmetric; along v, where y moves by w = J v,
-//   J moves by -(w y' + y w') / n - (y'v / n) J.
-// A norm that is too small is a constant: J = I / 1e-12.
-template <class T>
-struct Norm {
-  T length;    // what the vector was divided by
-  bool moves;  // whether that depends on the vector
-  T stretch;   // y'v / n
-
-  static Norm of(const T* x, int64_t padded) {
-    constexpr T kSmallest = T(1e-12);
-    const T length = T(std::sqrt(dot(x, x, padded)));
-    return length <= kSmallest ? Norm{kSmallest, false, 0} : Norm{length, true, 0};
-  }
-  // J slope, in its place.
-  void turn_back(const T* y, T* slope, int64_t padded) const {
-    const T along = moves ? T(dot(y, slope, padded)) : T(0);
-    for (int64_t d = 0; d < padded; ++d) slope[d] = (slope[d] - (moves ? y[d] * along : T(0))) / length;
-  }
-  // The derivative along v of J slope, added to `to`: `moved` is w, and turned_back is J slope.
-  void add_turned(const T* y, const T* moved, const T* slope, const T* turned_back, int64_t padded, T* to) const {
-    if (!moves) return;
-    const T along_y = T(dot(y, slope, padded)), along_moved = T(dot(moved, slope, padded));
-    for (int64_t d = 0; d < padded; ++d)
-      to[d] -= (moved[d] * along_y + y[d] * along_moved) / length + stretch * turned_back[d];
-  }
-};
 
 // All of it, in memory that threads share.
 template <class T>
@@ -108,19 +80,19 @@ class Vectors {
     }
   }
 
-  // Writes the gradient of a vector; `row` has room for three.
+  // Writes the gradient of a vector; `row` has room for two.
   void write(int64_t n, T* row) const {
-    T *const slope_here = row, *const still = row + padded_, *const turned_back = row + 2 * padded_;
-    scaled(slope(n), slope_here);
-    if (pass_.normalize) norms_[n].turn_back(of(n), slope_here, padded_);
+    T *const here = row, *const still = row + padded_;
+    scaled(slope(n), here);
+    if (pass_.normalize) turn_back(n, here);
     if (needs_still_slopes()) {
       scaled(still_slope(n), still);
-      std::copy_n(still, padded_, turned_back);
-      norms_[n].turn_back(of(n), turned_back, padded_);
-      norms_[n].add_turned(of(n), moved(n), still, turned_back, padded_, slope_here);
+      const T along = T(dot(of(n), still, padded_)), along_moved = T(dot(moved(n), still, padded_));
+      for (int64_t d = 0; d < padded_; ++d)
+        here[d] += norms_[n].moved_back(of(n)[d], moved(n)[d], still[d], along, along_moved);
     }
     visit_floating(pass_.gradient.dtype, [&](auto element) {
-      store_run(slope_here, static_cast<decltype(element)*>(pass_.gradient.data), run_of(pass_.gradient, n));
+      store_run(here, static_cast<decltype(element)*>(pass_.gradient.data), run_of(pass_.gradient, n));
     });
   }
 
@@ -135,12 +107,16 @@ class Vectors {
     std::fill(to + (is_one ? pass_.size : 0), to + padded_, T(0));
   }
   void normalize(int64_t n, T* x) {
-    Norm<T>& norm = norms_[n] = Norm<T>::of(x, padded_);
+    Norm<T>& norm = norms_[n] = Norm<T>::of(dot(x, x, padded_));
     for (int64_t d = 0; d < padded_; ++d) x[d] /= norm.length;
     if (!pass_.moving) return;
     T* const v = moved_ + n * padded_;
-    norm.stretch = norm.moves ? T(dot(x, v, padded_)) / norm.length : T(0);
-    norm.turn_back(x, v, padded_);
+    norm.stretch = norm.moves * T(dot(x, v, padded_)) / norm.length;
+    turn_back(n, v);
+  }
+  void turn_back(int64_t n, T* slope) const {
+    const T along = T(dot(of(n), slope, padded_));
+    for (int64_t d = 0; d < padded_; ++d) slope[d] = norms_[n].turned_back(of(n)[d], slope[d], along);
   }
   void scaled(const double* from, T* to) const {
     for (int64_t d = 0; d < padded_; ++d) to[d] = T(from[d] * pass_.scale);
