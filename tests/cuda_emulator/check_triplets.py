@@ -210,7 +210,8 @@ def many() -> Iterator[Case]:
     """More anchors than a block has, more numbers than a warp has lanes, more positives than one."""
     for mining, dtype in zip(MININGS, (torch.float64, torch.float32, torch.float64), strict=True):
         x = numbers(BLOCK + 6, 37, dtype=dtype)
-        yield Case(x, classes(len(x), 4), 0.3, mining, normalize=mining == SEMI_HARD, reduction=MEAN)
+        margin = 20.0 if mining == ALL else 0.3  # all pairs have a loss, or some
+        yield Case(x, classes(len(x), 4), margin, mining, normalize=mining == SEMI_HARD, reduction=MEAN)
     yield Case(numbers(300, 3, dtype=torch.float64), classes(300, 2), 0.3, BATCH_HARD, reduction=SUM)
 
 
