@@ -20,10 +20,11 @@ import fusedloss.functional as L
 from fusedloss.testing.catalogue import LOSSES, Loss
 from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES
 from fusedloss.testing.row_catalogue import ROW_LOSSES
+from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 
-ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES]
+ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *TRIPLET_LOSSES]
 MODULE_OF = {loss.name: loss.module for loss in ALL if loss.module}
 CLASSES = [name for name in fusedloss.__all__ if name.endswith("Loss")]
 IN_TORCH = [name for name in CLASSES if hasattr(nn, name)]
@@ -68,6 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "KLDivergenceLoss": {"from_logits": True, "temperature": 2.0},
     "JSDivergenceLoss": {"beta": 0.3, "from_logits": True},
     "CTCLoss": {"blank": 1, "zero_infinity": True, "from_logits": True},
+    "TripletMiningLoss": {"margin": 0.5, "mining": "semi_hard", "squared": True, "normalize": True},
 }
 
 

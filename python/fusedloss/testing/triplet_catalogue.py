@@ -6,6 +6,7 @@ shape of a sample is that of the embeddings, (N, D).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,8 @@ class TripletLoss(Loss):
     def sample(
         self, shape: Shape, dtype: torch.dtype = torch.float64, seed: int = 0, scale: float = 1.0
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        return list(self.given(shape, dtype, seed, scale).values()), {}
+        """Vectors of a length of about 1, however many numbers they have."""
+        return list(self.given(shape, dtype, seed, scale / math.sqrt(max(shape[1], 1))).values()), {}
 
     def directions(self, given: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
         x = given["embeddings"]
