@@ -22,9 +22,9 @@ FUSEDLOSS_INLINE double unbounded(double positive, double negative, double margi
 }
 FUSEDLOSS_INLINE bool counts(double f) { return !(f <= 0); }
 
-// w above; 0 where a pair has no direction.
+// w above; 0 where a pair has no direction, and NaN where that is unknown: d - d is NaN if d is infinite.
 FUSEDLOSS_INLINE double weight_of(double slope, double d, bool squared) {
-  return squared ? 2 * slope : slope == 0 || d == 0 ? 0 : slope / d;
+  return squared ? 2 * slope : slope == 0 || d == 0 ? 0 : (slope + (d - d)) / d;
 }
 // What multiplies x_ij where w multiplies v_ij.
 FUSEDLOSS_INLINE double turn_of(double weight, double along, double d, bool squared) {
