@@ -60,13 +60,19 @@ class Case:
 # ---- the oracle ---------------------------------------------------------------------------------------------------
 
 
-def distances(case: Case, x: Tensor) -> Tensor:
-    if case.normalize:
-        norm = (x * x).sum(1, keepdim=True)
-        x = x / torch.where(norm > 1e-24, torch.where(norm > 1e-24, norm, 1).sqrt(), 1e-12)
-    squares = (x[:, None] - x).square().sum(2)
-    apart = ~(squares == 0)
-    return squares if case.squared else torch.where(apart, torch.where(apart, squares, 1).sqrt(), 0)
+def compared(case: Case, x: Tensor) -> Tensor:
+    """The vectors, or normalised ones."""
+    if not case.normalize:
+        return x
+    square = (x * x).sum(1, keepdim=True)
+    is_long = ~(square <= 1e-24)
+    return x / torch.where(is_long, torch.where(is_long, square, 1).sqrt(), 1e-12)
+
+
+def distance(case: Case, x: Tensor, y: Tensor) -> Tensor:
+    square = (x - y).square().sum(-1)
+    apart = ~(square == 0)
+    return square if case.squared else torch.where(apart, torch.where(apart, square, 1).sqrt(), 0)
 
 
 def nearest(of: list[int], row: list[float]) -> int:
@@ -95,28 +101,37 @@ def mined(case: Case, d: list[list[float]]) -> Iterator[tuple[int, int, int]]:
 
 def expected(case: Case) -> Results:
     x = case.x.double().requires_grad_()
-    d = distances(case, x)
-    triplets = torch.tensor(list(mined(case, d.tolist())), dtype=torch.int64).reshape(-1, 3)
-    a, p, n = triplets.unbind(1)
-    f = d[a, p] - d[a, n] + case.margin
-    above = ~(f <= 0)
-    each = torch.zeros(len(x), dtype=torch.float64).index_add(0, a[above], f[above])
-    terms = {MEAN: len(triplets), MEAN_NONZERO: int(above.sum())}.get(case.reduction, 1)
-    value = each if case.reduction == NONE else each.sum() / max(terms, 1)
-    assert case.grad_output is not None
+    y = compared(case, x)
+    d = distance(case, y[:, None], y).tolist()
+    triplets = torch.tensor(list(mined(case, d)), dtype=torch.int64).reshape(-1, 3)
+
+    def sum_of(chosen: Tensor) -> Tensor:
+        """Of these only: what has no part in it may be NaN."""
+        a, p, n = (y[k] for k in chosen.unbind(1))
+        return (distance(case, a, p) - distance(case, a, n) + case.margin).sum()
 
     def slopes(of: Tensor, **more: bool) -> Tensor:
-        known = of.requires_grad and bool(above.any())
-        return torch.autograd.grad(of, x, **more)[0] if known else torch.zeros_like(x)
+        return torch.autograd.grad(of, x, materialize_grads=True, **more)[0]
 
-    along = [(slopes(v, create_graph=True) * case.tangent.double()).sum() for v in value.reshape(-1)]
-    moved = torch.stack(along).reshape(value.shape)
+    a, p, n = (y[k].detach() for k in triplets.unbind(1))
+    above = triplets[~(distance(case, a, p) - distance(case, a, n) + case.margin <= 0)]
+    terms = {MEAN: len(triplets), MEAN_NONZERO: len(above)}.get(case.reduction, 1)
+    if case.reduction == NONE:
+        values = [sum_of(above[above[:, 0] == k]) for k in range(len(x))]
+    else:
+        values = [sum_of(above) / max(terms, 1)]
+    value = torch.stack(values) if case.reduction == NONE else values[0]
+    moved = [(slopes(of, create_graph=True) * case.tangent.double()).sum() for of in values]
+    assert case.grad_output is not None
+    incoming = case.grad_output.double().reshape(-1).tolist()
+    each = [slopes(of, retain_graph=True) for of in values]
+    seconds = [slopes(of, retain_graph=True) for of in moved]
     return {
         "": value.detach(),
-        "_value_and_gradient": slopes(value.sum(), retain_graph=True),
-        "_backward": slopes((value * case.grad_output.double()).sum(), retain_graph=True),
-        "_jvp": moved.detach(),
-        "_hvp": slopes((moved * case.grad_output.double()).sum(), materialize_grads=True),
+        "_value_and_gradient": sum(each, torch.zeros_like(x)),
+        "_backward": sum((g * of for g, of in zip(incoming, each, strict=True)), torch.zeros_like(x)),
+        "_jvp": torch.stack(moved).reshape(value.shape).detach(),
+        "_hvp": sum((g * of for g, of in zip(incoming, seconds, strict=True)), torch.zeros_like(x)),
     }
 
 
