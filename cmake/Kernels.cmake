@@ -79,9 +79,9 @@ endmacro()
 fusedloss_family(pointwise)
 fusedloss_family(rows)
 
-# Losses over a lattice and over pairs are in their engines.
+# These have their losses in their engines.
 foreach(set IN LISTS FUSEDLOSS_SETS)
-  foreach(family lattice pairs)
+  foreach(family lattice pairs triplets)
     fusedloss_kernel_file(${family}/engine ${set}
       "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"${family}/engine.cpp\"\n")
   endforeach()

@@ -105,6 +105,13 @@ LATTICE_PLACES = 256  # whose rows are in shared memory
 PAIR_NAME = re.compile(r"pairs4CUDA\d+(?P<step>[a-z_]+)I(?P<number>[fd])Lb(?P<moving>\d)EEEv")
 PAIR_STEPS = ("softmax_rows", "sigmoid_rows", "add_to_columns")
 
+# Kernels of mined triplets: the step of a pass, type of numbers, and whether for all triplets.
+TRIPLET_NAME = re.compile(r"triplets4CUDA\d+(?P<step>[a-z_]+)I(?P<number>[fd])(?:Lb(?P<all>\d)E)?EEv")
+TRIPLET_STEPS = (
+    *("read_vectors", "measure", "mine_hardest", "sort_row", "mine_sorted", "move", "pull", "write_gradient"),
+    "mine_sorted, all",
+)
+
 
 @dataclass
 class Kernel:
@@ -212,8 +219,19 @@ def over_pairs(architecture: str) -> dict[str, Kernel]:
     return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss5pairs" in name}
 
 
+def of_triplets(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss8triplets" in name}
+
+
+def triplet_title_of(name: str) -> tuple[str, str] | None:
+    """The step and the type of numbers."""
+    match = TRIPLET_NAME.search(name)
+    return (match["step"] + (", all" if match["all"] == "1" else ""), match["number"]) if match else None
+
+
 def elementwise(architecture: str) -> dict[str, Kernel]:
-    others = over_rows(architecture).keys() | over_lattices(architecture).keys() | over_pairs(architecture).keys()
+    families = (over_rows, over_lattices, over_pairs, of_triplets)
+    others = {name for family in families for name in family(architecture)}
     return {name: kernel for name, kernel in kernels(architecture).items() if name not in others}
 
 
@@ -344,6 +362,23 @@ def test_packs_over_pairs_are_loaded_and_stored_by_one_instruction(architecture:
         if (title := pair_title_of(name)) and title.step != "add_to_columns":
             ops = [op for _, op, _ in kernel.code]
             assert is_wide(ops, "LDG") and is_wide(ops, "STG"), name
+
+
+def test_all_kernels_of_triplets_are_present(architecture: str) -> None:
+    titles = [triplet_title_of(name) for name in of_triplets(architecture)]
+    assert len(titles) == 2 * len(TRIPLET_STEPS)
+    assert set(titles) == {(step, number) for step in TRIPLET_STEPS for number in "fd"}
+
+
+def test_registers_and_occupancy_of_triplets(architecture: str) -> None:
+    """Two blocks run at once. Two tiles of numbers lie in shared memory, and what a block adds up."""
+    for name, kernel in of_triplets(architecture).items():
+        title = triplet_title_of(name)
+        assert title is not None and 0 < kernel.registers <= 128, name
+        assert occupancy(kernel, architecture) >= 2 * THREADS / 2048, name
+        tiles = 2 * 64 * 17 * {"f": 4, "d": 8}[title[1]] if title[0] == "measure" else 0
+        sums = THREADS * 8 if title[0] == "mine_sorted, all" else 0
+        assert tiles + sums <= kernel.shared <= tiles + sums + 256 + 1024, name
 
 
 def test_the_oldest_architecture_is_there_as_ptx_for_all_others() -> None:

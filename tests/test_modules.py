@@ -21,10 +21,11 @@ from fusedloss.testing.catalogue import LOSSES, Loss
 from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES
 from fusedloss.testing.pair_catalogue import PAIR_LOSSES
 from fusedloss.testing.row_catalogue import ROW_LOSSES
+from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 
-ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES]
+ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]
 MODULE_OF = {loss.name: loss.module for loss in ALL if loss.module}
 CLASSES = [name for name in fusedloss.__all__ if name.endswith("Loss")]
 IN_TORCH = [name for name in CLASSES if hasattr(nn, name)]
@@ -73,6 +74,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "SupervisedContrastiveLoss": {"temperature": 0.5, "normalize": True},
     "CLIPLoss": {"normalize": True},
     "SigLIPLoss": {"normalize": True},
+    "TripletMiningLoss": {"margin": 0.5, "mining": "semi_hard", "squared": True, "normalize": True},
 }
 
 

@@ -14,6 +14,7 @@
 #include "rows/device_pass.h"
 #include "rows/op.h"
 #include "torch/processor.h"
+#include "triplets/op.h"
 #ifdef FUSEDLOSS_EMULATED
 #include "options.h"
 #endif
@@ -66,22 +67,32 @@ int64_t integer_from(const char* loss, const char* name, PyObject* object) {
   return value;
 }
 
+double number_from(const char* loss, const char* name, PyObject* object) {
+  const double value = PyFloat_AsDouble(object);
+  if (value == -1 && PyErr_Occurred()) {
+    PyErr_Clear();
+    TORCH_CHECK_TYPE(false, loss, ": ", name, " must be a number, got ", Py_TYPE(object)->tp_name);
+  }
+  return value;
+}
+
 // The reduction of this name, of those that a loss offers: none, mean, sum and `more`.
 Reduction reduction_from(const char* loss, PyObject* object, std::initializer_list<Reduction> more) {
-  constexpr std::string_view kNames[] = {"none", "mean", "sum", "batchmean", "rowmean", "_mean_or_zero"};
+  constexpr std::string_view kNames[] = {"none",    "mean",          "sum",         "batchmean",
+                                         "rowmean", "_mean_or_zero", "mean_nonzero"};
   TORCH_CHECK_TYPE(PyUnicode_Check(object), loss, ": reduction must be a string, got ", Py_TYPE(object)->tp_name);
   Py_ssize_t length = 0;
   const char* text = PyUnicode_AsUTF8AndSize(object, &length);
   const std::string_view given(text ? text : "", text ? length : 0);
   for (const Reduction offered : {Reduction::none, Reduction::mean, Reduction::sum})
     if (given == kNames[int(offered)]) return offered;
-  bool batchmean = false;
+  const char* beside = "";
   for (const Reduction offered : more) {
     if (given == kNames[int(offered)]) return offered;
-    batchmean |= offered == Reduction::batchmean || offered == Reduction::rowmean;
+    if (offered == Reduction::batchmean || offered == Reduction::rowmean) beside = " (or 'batchmean')";
+    if (offered == Reduction::mean_nonzero) beside = " (or 'mean_nonzero')";
   }
-  TORCH_CHECK_VALUE(false, loss, ": reduction must be 'none', 'mean' or 'sum'", batchmean ? " (or 'batchmean')" : "",
-                    ", got '", given, "'");
+  TORCH_CHECK_VALUE(false, loss, ": reduction must be 'none', 'mean' or 'sum'", beside, ", got '", given, "'");
 }
 
 // The numbers in a tuple.
@@ -91,14 +102,7 @@ class Parameters {
     TORCH_CHECK_TYPE(PyTuple_Check(tuple) && PyTuple_GET_SIZE(tuple) <= kMaxParameters, loss,
                      ": parameters must be a tuple of at most ", kMaxParameters, " numbers");
     count_ = PyTuple_GET_SIZE(tuple);
-    for (int k = 0; k < count_; ++k) {
-      PyObject* item = PyTuple_GET_ITEM(tuple, k);
-      values_[k] = PyFloat_AsDouble(item);
-      if (values_[k] == -1 && PyErr_Occurred()) {
-        PyErr_Clear();
-        TORCH_CHECK_TYPE(false, loss, ": ", about[k].name, " must be a number, got ", Py_TYPE(item)->tp_name);
-      }
-    }
+    for (int k = 0; k < count_; ++k) values_[k] = number_from(loss, about[k].name, PyTuple_GET_ITEM(tuple, k));
   }
   c10::ArrayRef<double> values() const { return {values_, size_t(count_)}; }
 
@@ -213,14 +217,6 @@ PyObject* call_lattice(PyObject* self, PyObject* const* arguments, Py_ssize_t co
   });
 }
 
-double number_from(const char* loss, const char* name, PyObject* object) {
-  const double value = PyFloat_AsDouble(object);
-  const bool failed = PyErr_Occurred() != nullptr;
-  PyErr_Clear();
-  TORCH_CHECK_TYPE(!failed, loss, ": ", name, " must be a number, got ", Py_TYPE(object)->tp_name);
-  return value;
-}
-
 // NAME(first, second, positive, scale, bias, labels, symmetric, normalize, reduction); scale and bias are numbers or
 // tensors.
 PyObject* call_pairs(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
@@ -253,6 +249,37 @@ PyObject* call_pairs(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
                              {}};
     const py::gil_scoped_release release;
     return pairs::call_value(loss, a);
+  });
+}
+
+// Binds every loss of a family under its name.
+// The number of this way to mine.
+int64_t mining_from(const char* loss, PyObject* object) {
+  constexpr std::string_view kNames[triplets::kMinings] = {"batch_hard", "semi_hard", "all"};
+  TORCH_CHECK_TYPE(PyUnicode_Check(object), loss, ": mining must be a string, got ", Py_TYPE(object)->tp_name);
+  const std::string given = py::str(py::handle(object));
+  for (int64_t mining = 0; mining < triplets::kMinings; ++mining)
+    if (given == kNames[mining]) return mining;
+  TORCH_CHECK_VALUE(false, loss, ": mining must be 'batch_hard', 'semi_hard' or 'all', got '", given, "'");
+}
+
+// NAME(embeddings, labels, margin, mining, squared, normalize, reduction)
+PyObject* call_triplets(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return answer([&] {
+    const auto& loss = loss_of<triplets::Loss>(self);
+    const char* name = loss.about->name;
+    TORCH_CHECK_TYPE(count == 7, name,
+                     ": expected (embeddings, labels, margin, mining, squared, normalize, reduction)");
+    const triplets::Arguments a{{tensor_from(name, "embeddings", arguments[0])},
+                                tensor_from(name, "labels", arguments[1]),
+                                number_from(name, "margin", arguments[2]),
+                                mining_from(name, arguments[3]),
+                                flag_from(name, "squared", arguments[4]),
+                                flag_from(name, "normalize", arguments[5]),
+                                reduction_from(name, arguments[6], {Reduction::mean_nonzero}),
+                                {}};
+    const py::gil_scoped_release release;
+    return triplets::call_value(loss, a);
   });
 }
 
@@ -305,6 +332,7 @@ py::dict describe(const lattice::Loss& loss) { return py::dict(py::arg("name") =
 py::dict describe(const pairs::Loss& loss) {
   return py::dict(py::arg("name") = loss.about->name, py::arg("by_label") = loss.about->by_label);
 }
+py::dict describe(const triplets::Loss& loss) { return py::dict(py::arg("name") = loss.about->name); }
 
 py::dict describe(const rows::Loss& loss) {
   const rows::Description& about = *loss.about;
@@ -329,11 +357,13 @@ PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   bind_losses(module, rows::losses(), call_rows<rows::call_value>);
   bind_losses(module, lattice::losses(), call_lattice);
   bind_losses(module, pairs::losses(), call_pairs);
+  bind_losses(module, triplets::losses(), call_triplets);
   bind_in_place(module);
   module.def("losses", [] { return describe_all(pointwise::losses()); });
   module.def("row_losses", [] { return describe_all(rows::losses()); });
   module.def("lattice_losses", [] { return describe_all(lattice::losses()); });
   module.def("pair_losses", [] { return describe_all(pairs::losses()); });
+  module.def("triplet_losses", [] { return describe_all(triplets::losses()); });
   module.def("check_targets", torch::wrap_pybind_function_no_gil(rows::check_targets));
   module.def("build_info", [] {
     return py::dict(py::arg("torch") = FUSEDLOSS_TORCH_VERSION, py::arg("compiler") = FUSEDLOSS_COMPILER,

@@ -62,6 +62,7 @@ enum class Reduction {
   batchmean,     // sum / size of the first axis; over rows, their mean
   rowmean,       // sum / number of rows along the last axis
   mean_or_zero,  // the mean, and 0 where nothing counts
+  mean_nonzero,  // sum / number of terms above 0, and 0 where none is
 };
 
 struct Parameter {

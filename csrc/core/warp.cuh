@@ -5,6 +5,8 @@
 
 namespace fusedloss::inline FUSEDLOSS_SET {
 
+__device__ __forceinline__ int lane_of_warp() { return int(threadIdx.x % kWarp); }
+
 template <class T>
 __device__ __forceinline__ T sum_of_warp(T x) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kFullWarp, x, lanes);

@@ -132,7 +132,6 @@ __device__ __forceinline__ void each_frame(const DevicePass& pass, Use use) {
   for (int64_t i = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp; i < count; i += int64_t(gridDim.x) * kWarps)
     use(i / pass.frames, i % pass.frames);
 }
-__device__ __forceinline__ int lane_of_warp() { return int(threadIdx.x % kWarp); }
 
 // exp(x - top), or exp(x) of what is a logarithm of a probability already.
 template <class T>

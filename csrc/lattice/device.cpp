@@ -1,9 +1,6 @@
 // The CUDA side of the lattice's ops that needs torch: memory to work in, streams, errors.
 #include "lattice/device.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-
 #include <unordered_map>
 
 #include "lattice/device_pass.h"
@@ -41,29 +38,6 @@ std::vector<DeviceSample> described(const Pass& pass) {
   return all;
 }
 
-// Memory on the device that lasts until the kernels that were launched are done: it goes back to torch, whose streams
-// keep the order.
-class Memory {
- public:
-  explicit Memory(const at::Tensor& like) : options_(like.options().dtype(at::kByte)) {}
-
-  void* of(int64_t count, int64_t bytes) {
-    all_.push_back(at::empty({std::max<int64_t>(count, 1) * bytes}, options_));
-    return all_.back().mutable_data_ptr();
-  }
-  template <class T>
-  const T* with(std::vector<T>& numbers) {
-    const at::Tensor here = at::from_blob(numbers.data(), {int64_t(numbers.size() * sizeof(T))}, at::kByte);
-    // The driver takes what lies in pageable memory before it returns: the host need not wait for the stream.
-    all_.push_back(here.to(options_, /*non_blocking=*/true, /*copy=*/true));
-    return static_cast<const T*>(all_.back().const_data_ptr());
-  }
-
- private:
-  const at::TensorOptions options_;
-  std::vector<at::Tensor> all_;
-};
-
 DeviceFrames frames_of(const FrameView& view) {
   DeviceFrames frames{};
   static_cast<Numbers&>(frames) = {view.data, view.dtype};
@@ -73,7 +47,7 @@ DeviceFrames frames_of(const FrameView& view) {
   return frames;
 }
 
-void take_memory(DevicePass& pass, Memory& memory, bool wide, bool moving) {
+void take_memory(DevicePass& pass, DeviceMemory& memory, bool wide, bool moving) {
   const int64_t number = wide ? sizeof(double) : sizeof(float), parts = moving ? 3 : 2;
   const int64_t row = 2 * parts * pass.places, frames = pass.count * pass.frames;
   pass.softmaxes = memory.of(frames * 4, number);
@@ -85,18 +59,12 @@ void take_memory(DevicePass& pass, Memory& memory, bool wide, bool moving) {
   pass.fates = static_cast<Fate*>(memory.of(pass.count, sizeof(Fate)));
 }
 
-Numbers numbers_of(const at::Tensor& tensor) {
-  View view;
-  if (tensor.defined()) point(view, tensor);
-  return numbers_at(view);
-}
-
 }  // namespace
 
 void run_on_device(const DeviceCall& call, const Pass& given, const Labels& labels, const at::Tensor& like) {
   if (given.count == 0) return;
   const OnDevice device(like);
-  Memory memory(like);
+  DeviceMemory memory(like);
   std::vector<DeviceSample> samples = described(given);
   std::vector<DeviceLabel> linked_labels = linked(given, labels);
   DevicePass pass{};

@@ -3,9 +3,8 @@
 // A sample is a sequence of frames, each with a number for every class, and the labels that it shall spell. Kernels
 // give every sample its value, and where wanted the gradient of all its frames.
 #pragma once
-#include <atomic>
-
 #include "core/dtype.h"
+#include "core/queue.h"
 
 namespace fusedloss::lattice {
 
@@ -37,17 +36,6 @@ struct Pass {
   FrameView tangent;
   FrameView gradient;        // if given
   double* values = nullptr;  // of every sample; infinite where no alignment is possible, whose gradient is 0
-};
-
-// Kernels take samples one after another until none is left: threads whose sequences are short take more of them.
-class Queue {
- public:
-  explicit Queue(const Pass& pass) : count_(pass.count) {}
-  bool take(int64_t& sample) { return (sample = next_++) < count_; }
-
- private:
-  std::atomic<int64_t> next_ = 0;
-  const int64_t count_;
 };
 
 // How many bytes each thread needs to work in.

@@ -183,7 +183,7 @@ class Call {
     const int64_t room = wide() ? engine().room_double(pass_) : engine().room_float(pass_);
     const at::Tensor memory = at::empty({threads, room}, at::kByte);
     char* const start = static_cast<char*>(memory.mutable_data_ptr());
-    Queue samples(pass_);
+    Queue samples(pass_.count);
     at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       if (begin < end) function(pass_, samples, start + begin * room);
     });

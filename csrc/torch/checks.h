@@ -41,8 +41,8 @@ inline void check_parameters(const char* loss, const Parameter (&all)[kMaxParame
 }
 
 inline void check_reduction(int64_t reduction) {
-  TORCH_CHECK_VALUE(0 <= reduction && reduction <= int64_t(Reduction::mean_or_zero),
-                    "fusedloss: reduction must be a number from 0 to 5, got ", reduction);
+  TORCH_CHECK_VALUE(0 <= reduction && reduction <= int64_t(Reduction::mean_nonzero),
+                    "fusedloss: reduction must be a number from 0 to 6, got ", reduction);
 }
 
 // The type of a result, if it is asked for.

@@ -13,6 +13,12 @@ int blocks_for(int64_t threads, int together, const char* name) {
   return int(std::clamp<int64_t>((threads + kDeviceThreads - 1) / kDeviceThreads, 1, most));
 }
 
+Numbers numbers_of(const at::Tensor& tensor) {
+  View view;
+  if (tensor.defined()) point(view, tensor);
+  return numbers_at(view);
+}
+
 void rescale_on_device(const at::Tensor& tensor, const at::Tensor& factor) {
   constexpr int kTogether = 6;  // what its registers allow everywhere
   const OnDevice device(tensor);

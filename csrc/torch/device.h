@@ -3,6 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #ifdef FUSEDLOSS_CUDA
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+
 #include "core/device.h"
 #ifndef FUSEDLOSS_EMULATED
 #include <c10/core/DeviceGuard.h>
@@ -56,6 +59,32 @@ class OnDevice {
 // How many blocks of kDeviceThreads to launch for so many threads: at most those that run at once, of which each
 // multiprocessor takes `together`.
 int blocks_for(int64_t threads, int together, const char* name);
+
+// A tensor as kernels read or write it by offsets; absent if it is not defined.
+Numbers numbers_of(const at::Tensor& tensor);
+
+// Memory on the device that lasts until the kernels that were launched are done: it goes back to torch, whose streams
+// keep the order.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(const at::Tensor& like) : options_(like.options().dtype(at::kByte)) {}
+
+  void* of(int64_t count, int64_t bytes) {
+    all_.push_back(at::empty({std::max<int64_t>(count, 1) * bytes}, options_));
+    return all_.back().mutable_data_ptr();
+  }
+  template <class T>
+  const T* with(std::vector<T>& numbers) {
+    const at::Tensor here = at::from_blob(numbers.data(), {int64_t(numbers.size() * sizeof(T))}, at::kByte);
+    // The driver takes what lies in pageable memory before it returns: the host need not wait for the stream.
+    all_.push_back(here.to(options_, /*non_blocking=*/true, /*copy=*/true));
+    return static_cast<const T*>(all_.back().const_data_ptr());
+  }
+
+ private:
+  const at::TensorOptions options_;
+  std::vector<at::Tensor> all_;
+};
 #endif
 
 // Multiplies a dense float32 or float64 tensor on a device, in place, by a tensor of one number.

@@ -28,6 +28,9 @@ class _PairLoss(TypedDict):
     name: str
     by_label: bool
 
+class _TripletLoss(TypedDict):
+    name: str
+
 class _BuildInfo(TypedDict):
     torch: str
     compiler: str
@@ -90,10 +93,24 @@ class _Pairs(Protocol):
         /,
     ) -> Tensor: ...
 
+class _Triplets(Protocol):
+    def __call__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        margin: float,
+        mining: str,
+        squared: bool,
+        normalize: bool,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
 def lattice_losses() -> list[_LatticeLoss]: ...
 def pair_losses() -> list[_PairLoss]: ...
+def triplet_losses() -> list[_TripletLoss]: ...
 def build_info() -> _BuildInfo: ...
 def check_targets() -> None: ...
 
@@ -138,3 +155,5 @@ info_nce_loss: _Pairs
 clip_loss: _Pairs
 siglip_loss: _Pairs
 supervised_contrastive_loss: _Pairs
+
+triplet_mining_loss: _Triplets

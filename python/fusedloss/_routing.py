@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fusedloss import _C
 
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "_mean_or_zero": 5}
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2, "batchmean": 3, "rowmean": 4, "_mean_or_zero": 5, "mean_nonzero": 6}
+_MININGS = {"batch_hard": 0, "semi_hard": 1, "all": 2}
 
 
 # What follows is a tenth of a small loss's forward pass, so the arguments are written out: a call with *arguments takes
@@ -132,6 +133,28 @@ def pairs_of_rows(
     return result
 
 
+def _triplets(name: str) -> _C._Triplets:
+    direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
+
+    def loss(
+        embeddings: Tensor,
+        labels: Tensor,
+        margin: float,
+        mining: str,
+        squared: bool,
+        normalize: bool,
+        reduction: str,
+    ) -> Any:
+        if _is_compiling():
+            if mining not in _MININGS:
+                raise ValueError(f"{name}: mining must be 'batch_hard', 'semi_hard' or 'all', got {mining!r}")
+            number = _number(name, reduction)
+            return traced(embeddings, labels, margin, _MININGS[mining], squared, normalize, number)
+        return direct(embeddings, labels, margin, mining, squared, normalize, reduction)
+
+    return loss
+
+
 def _number(name: str, reduction: str) -> int:
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -180,3 +203,5 @@ info_nce_loss = _pairs("info_nce_loss")
 clip_loss = _pairs("clip_loss")
 siglip_loss = _pairs("siglip_loss")
 supervised_contrastive_loss = _pairs("supervised_contrastive_loss")
+
+triplet_mining_loss = _triplets("triplet_mining_loss")

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/cuda_emulator"
 TREE = ROOT / "build/mutants/source"
 BUILDS = ROOT / "build/mutants"
-# By family: only these losses are built. (Those over a lattice and over pairs have kernels in common.)
+# By family: only these losses are built. (The others' kernels are all alike, or few.)
 LOSSES = {
     "pointwise": "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n",
     "rows": "ROWS_LOSS(nll_loss, NllLoss)\nROWS_LOSS(multi_margin_loss, MultiMargin)\n"
@@ -38,12 +38,14 @@ PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
 ROWS, NUMBERS, DEVICE = "csrc/rows/cuda.cuh", "csrc/core/numbers.cuh", "csrc/core/device.cuh"
 LATTICE, LATTICE_HOST = "csrc/lattice/cuda.cuh", "csrc/lattice/device.cpp"
 PAIRS, WARP = "csrc/pairs/cuda.cuh", "csrc/core/warp.cuh"
+TRIPLETS, TRIPLETS_HOST = "csrc/triplets/cuda.cuh", "csrc/triplets/device.cpp"
 # What concerns a family; a defect elsewhere concerns all.
 CHECKS = {
     "pointwise": "check_kernels.py",
     "rows": "check_rows.py",
     "lattice": "check_lattice.py",
     "pairs": "check_pairs.py",
+    "triplets": "check_triplets.py",
 }
 # The unmutated kernels are tested with all of these, a mutant with one.
 SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
@@ -345,6 +347,64 @@ MUTANTS = (
         "double all = known + 0 * factor;",
     ),
     Mutant("pairs: a column beyond the last", PAIRS, "if (warp != 0 || k != column) return;", "if (warp != 0) return;"),
+    # Triplets: barriers.
+    Mutant(
+        "triplets: missing barrier before a tile is overwritten",
+        TRIPLETS,
+        "total[i][j] += sum[i][j];\n    __syncthreads();\n",
+        "total[i][j] += sum[i][j];\n",
+        sanitizers="thread",
+    ),
+    Mutant(
+        "triplets: missing barrier in a stage of sorting",
+        TRIPLETS,
+        "        order[high] = place_a;\n      }\n      __syncthreads();\n",
+        "        order[high] = place_a;\n      }\n",
+    ),
+    Mutant(
+        "triplets: missing barrier behind the cleared row",
+        TRIPLETS,
+        "  row.clear();\n  __syncthreads();\n",
+        "  row.clear();\n",
+    ),
+    Mutant(
+        "triplets: missing barrier before sums of threads are read",
+        TRIPLETS,
+        "of_threads[threadIdx.x] = sum;\n  __syncthreads();\n",
+        "of_threads[threadIdx.x] = sum;\n",
+    ),
+    # Triplets: distances and what is mined.
+    Mutant("triplets: tile without its last number", TRIPLETS, "d < pass.size ? *at", "d + 1 < pass.size ? *at"),
+    Mutant("triplets: vectors beyond the last measured", TRIPLETS, "n < end && d", "d"),
+    Mutant("triplets: an anchor is its own positive", TRIPLETS, "else if (n != row.anchor)", "else"),
+    Mutant(
+        "triplets: last warp's vectors not seen", TRIPLETS, "warp = 1; warp < kWarps;", "warp = 1; warp < kWarps - 1;"
+    ),
+    Mutant("triplets: of equal distances any", TRIPLETS, "(same && other_n < n)", "same"),
+    Mutant("triplets: a NaN is not found", TRIPLETS, "? other_is_nan : Order", "? false : Order"),
+    Mutant("triplets: the corner has a loss", "csrc/triplets/formula.h", "!(f <= 0)", "!(f < 0)"),
+    Mutant("triplets: sorted by distance only", TRIPLETS, "place_a >> kClassShift != place_b >> kClassShift", "false"),
+    Mutant("triplets: runs that only rise", TRIPLETS, "(low & run) == 0", "true"),
+    Mutant("triplets: semi-hard, as far is far enough", TRIPLETS, "!(negative(n) > d)", "negative(n) < d"),
+    Mutant("triplets: all negatives of a distance taken", TRIPLETS, "n == 0 || negative(n - 1) < d;", "true;"),
+    Mutant("triplets: the sum before the last negative", TRIPLETS, "+ double(sorted.negative(within - 1))", ""),
+    # Triplets: gradients.
+    Mutant("triplets: another anchor's incoming gradient", TRIPLETS, "anchor * pass.incoming_step", "0"),
+    Mutant(
+        "triplets: float sums not added up",
+        TRIPLETS,
+        "if (++held_ == kShort) flush();",
+        "++held_;\n    if (held_ == kShort) still_ = 0;",
+    ),
+    Mutant("triplets: others pull nothing", TRIPLETS, "a < pass.block; ++a) pulled", "a < 0; ++a) pulled"),
+    Mutant("triplets: anchors of the first block only", TRIPLETS, "pass.first <= n && n", "pass.first == 0 && n"),
+    Mutant(
+        "triplets: turned back along the wrong vector", TRIPLETS, "return w[d] * still(d);", "return y[d] * still(d);"
+    ),
+    Mutant("triplets: sorted rows too short", TRIPLETS_HOST, "std::bit_ceil(", "std::bit_floor("),
+    Mutant(
+        "triplets: the last block is a whole one", TRIPLETS_HOST, "std::min(block, pass.count - pass.first)", "block"
+    ),
 )
 
 

@@ -116,7 +116,7 @@ def register() -> None:
         (_C.lattice_losses(), LatticeBatch),
     ]
     rules = {loss["name"]: _rules(loss["name"], family) for losses, family in families for loss in losses}
-    rules |= {loss["name"]: _one_by_one(loss["name"]) for loss in _C.pair_losses()}
+    rules |= {loss["name"]: _one_by_one(loss["name"]) for loss in (*_C.pair_losses(), *_C.triplet_losses())}
     for name, all_of_loss in rules.items():
         for suffix, rule in all_of_loss.items():
             torch.library.register_vmap(f"fusedloss::{name}{suffix}", rule)

@@ -26,6 +26,8 @@ from fusedloss.testing.pair_cases import pair_cases
 from fusedloss.testing.pair_catalogue import PAIR_LOSSES, PairLoss
 from fusedloss.testing.row_cases import row_cases
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
+from fusedloss.testing.triplet_cases import triplet_cases
+from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES, TripletLoss
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -48,7 +50,8 @@ def check(
     for asked in device or []:
         if asked.missing:
             raise typer.BadParameter(asked.missing, param_hint="--device")
-    losses = [loss for loss in (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES) if re.search(only, loss.id)]
+    every = (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES)
+    losses = [loss for loss in every if re.search(only, loss.id)]
     if not losses:
         raise typer.BadParameter(f"no loss matches {only!r}", param_hint="--only")
     failures = []
@@ -89,6 +92,8 @@ def calls(loss: Loss, dtype: torch.dtype, device: Device, quick: bool) -> Iterat
         return lattice_cases(loss, dtype, device, quick)
     if isinstance(loss, PairLoss):
         return pair_cases(loss, dtype, device, quick)
+    if isinstance(loss, TripletLoss):
+        return triplet_cases(loss, dtype, device, quick)
     return cases(loss, dtype, device, quick)
 
 
