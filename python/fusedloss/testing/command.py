@@ -24,6 +24,8 @@ from fusedloss.testing.lattice_cases import lattice_cases
 from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES, LatticeLoss
 from fusedloss.testing.row_cases import row_cases
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
+from fusedloss.testing.vector_cases import vector_cases
+from fusedloss.testing.vector_catalogue import VECTOR_LOSSES, VectorLoss
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -46,7 +48,7 @@ def check(
     for asked in device or []:
         if asked.missing:
             raise typer.BadParameter(asked.missing, param_hint="--device")
-    losses = [loss for loss in (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES) if re.search(only, loss.id)]
+    losses = [loss for loss in (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *VECTOR_LOSSES) if re.search(only, loss.id)]
     if not losses:
         raise typer.BadParameter(f"no loss matches {only!r}", param_hint="--only")
     failures = []
@@ -85,6 +87,8 @@ def calls(loss: Loss, dtype: torch.dtype, device: Device, quick: bool) -> Iterat
         return row_cases(loss, dtype, device, quick)
     if isinstance(loss, LatticeLoss):
         return lattice_cases(loss, dtype, device, quick)
+    if isinstance(loss, VectorLoss):
+        return vector_cases(loss, dtype, device, quick)
     return cases(loss, dtype, device, quick)
 
 
