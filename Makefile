@@ -86,6 +86,7 @@ test-emulated: $(VENV)/.set-up
 	$(BIN)/python tests/cuda_emulator/check_kernels.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/check_rows.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/check_lattice.py $$(echo $(EMULATED)/_emu*.so)
+	$(BIN)/python tests/cuda_emulator/check_vectors.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up

@@ -79,8 +79,13 @@ endmacro()
 fusedloss_family(pointwise)
 fusedloss_family(rows)
 
-# The lattice has one loss, in its engine.
+# The lattice has one loss, and those of vectors are small: they are in their engines.
 foreach(set IN LISTS FUSEDLOSS_SETS)
-  fusedloss_kernel_file(lattice/engine ${set}
-    "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"lattice/engine.cpp\"\n")
+  foreach(family lattice vectors)
+    fusedloss_kernel_file(${family}/engine ${set}
+      "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"${family}/engine.cpp\"\n")
+  endforeach()
+  # A difference must be the same to the bit wherever it is computed: the largest one is looked for.
+  set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/vectors/engine.${set}.cpp
+    PROPERTIES COMPILE_OPTIONS -ffp-contract=off SKIP_PRECOMPILE_HEADERS ON)
 endforeach()

@@ -24,6 +24,12 @@ class _RowLoss(TypedDict):
 class _LatticeLoss(TypedDict):
     name: str
 
+class _VectorLoss(TypedDict):
+    name: str
+    vectors: int
+    parameters: list[_Parameter]
+    soft_target: bool
+
 class _BuildInfo(TypedDict):
     torch: str
     compiler: str
@@ -71,9 +77,23 @@ class _Lattice(Protocol):
         /,
     ) -> Tensor: ...
 
+class _Vectors(Protocol):
+    def __call__(
+        self,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor,
+        weight: Tensor | None,
+        parameters: tuple[float, ...],
+        normalize: bool,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
 def lattice_losses() -> list[_LatticeLoss]: ...
+def vector_losses() -> list[_VectorLoss]: ...
 def build_info() -> _BuildInfo: ...
 def check_targets() -> None: ...
 
@@ -113,3 +133,8 @@ js_divergence: _Rows
 js_divergence_with_logits: _Rows
 
 ctc_loss: _Lattice
+
+contrastive_loss: _Vectors
+cosine_embedding_loss: _Vectors
+triplet_margin_loss: _Vectors
+triplet_margin_with_distance_loss: _Vectors

@@ -3,12 +3,14 @@
 One module a family; what holds for all losses of a family stands at the top of its module.
 """
 
-from fusedloss.functional import lattice, pointwise, rows
+from fusedloss.functional import lattice, pointwise, rows, vectors
 from fusedloss.functional.lattice import *  # noqa: F403
 from fusedloss.functional.pointwise import *  # noqa: F403
 from fusedloss.functional.rows import *  # noqa: F403
+from fusedloss.functional.vectors import *  # noqa: F403
 
 __all__: list[str] = []
 __all__ += pointwise.__all__
 __all__ += rows.__all__
 __all__ += lattice.__all__
+__all__ += vectors.__all__
