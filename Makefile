@@ -90,7 +90,7 @@ test-emulated: $(VENV)/.set-up
 	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up
-	@echo "== Seeding defects in the CUDA kernels (97, each about 20 seconds)"
+	@echo "== Seeding defects in the CUDA kernels (110, each about 20 seconds)"
 	$(BIN)/python tests/cuda_emulator/mutants.py --jobs $(JOBS)
 
 check: $(VENV)/.set-up

@@ -85,7 +85,4 @@ foreach(set IN LISTS FUSEDLOSS_SETS)
     fusedloss_kernel_file(${family}/engine ${set}
       "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"${family}/engine.cpp\"\n")
   endforeach()
-  # A difference must be the same to the bit wherever it is computed: the largest one is looked for.
-  set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/vectors/engine.${set}.cpp
-    PROPERTIES COMPILE_OPTIONS -ffp-contract=off SKIP_PRECOMPILE_HEADERS ON)
 endforeach()

@@ -101,6 +101,20 @@ LATTICE_NAME = re.compile(r"lattice4CUDA\d+(?P<step>[a-z_]+)I(?P<number>[fd])Lb(
 LATTICE_STEPS = ("emit", "sweep", "join", "write_gradients")
 LATTICE_PLACES = 256  # whose rows are in shared memory
 
+# Kernels of losses of vectors: the way through memory, the loss and whether it swaps, what distances are made of; types
+# of numbers and of elements, or whether along a direction.
+VECTOR_NAME = re.compile(
+    r"vectors4CUDA\d+(?P<way>strided|packed)INS\d?_\d+(?P<loss>[A-Z]\w*?)(?:ILb(?P<swap>\d)EE)?ENS\d?_\d+"
+    r"(?P<measure>[A-Z]\w*?)(?:ILb\dEE)?E(?P<number>[fd])(?P<rest>Lb\d|[fd]|NS\d?_4CUDA\d+B?Float16)E*v"
+)
+VECTOR_NORMS = ("Squares", "Magnitudes", "Largest", "Powers")
+VECTOR_FORMULAS = {
+    ("ContrastiveLoss", ""): VECTOR_NORMS,
+    ("CosineEmbeddingLoss", ""): ("Cosine",),
+    ("TripletLoss", "0"): (*VECTOR_NORMS, "Cosine"),
+    ("TripletLoss", "1"): (*VECTOR_NORMS, "Cosine"),
+}
+
 
 @dataclass
 class Kernel:
@@ -188,6 +202,24 @@ def lattice_title_of(name: str) -> LatticeTitle | None:
     return LatticeTitle(match["step"], match["number"], match["moving"] == "1") if match else None
 
 
+@dataclass(frozen=True)
+class VectorTitle:
+    way: str
+    loss: str
+    swap: str
+    measure: str
+    number: str
+    rest: str  # the type of elements, or whether along a direction
+
+
+def vector_title_of(name: str) -> VectorTitle | None:
+    if not (match := VECTOR_NAME.search(name)):
+        return None
+    half = re.search(r"B?Float16", match["rest"])
+    rest = half[0] if half else match["rest"]
+    return VectorTitle(match["way"], match["loss"], match["swap"] or "", match["measure"], match["number"], rest)
+
+
 def over_rows(architecture: str) -> dict[str, Kernel]:
     return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss4rows" in name}
 
@@ -196,8 +228,12 @@ def over_lattices(architecture: str) -> dict[str, Kernel]:
     return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss7lattice" in name}
 
 
+def of_vectors(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss7vectors" in name}
+
+
 def elementwise(architecture: str) -> dict[str, Kernel]:
-    others = over_rows(architecture).keys() | over_lattices(architecture).keys()
+    others = over_rows(architecture).keys() | over_lattices(architecture).keys() | of_vectors(architecture).keys()
     return {name: kernel for name, kernel in kernels(architecture).items() if name not in others}
 
 
@@ -303,6 +339,30 @@ def test_registers_and_occupancy_over_lattices(architecture: str) -> None:
         parts, size = 3 if title.moving else 2, {"f": 4, "d": 8}[title.number]
         rows = 2 * 2 * parts * LATTICE_PLACES * size if title.step == "sweep" else 0
         assert rows <= kernel.shared <= rows + 256 + 1024, name
+
+
+def test_all_kernels_of_vectors_are_present(architecture: str) -> None:
+    titles = [vector_title_of(name) for name in of_vectors(architecture)]
+    expected = set()
+    for (loss, swap), measures in VECTOR_FORMULAS.items():
+        for measure in measures:
+            of = loss, swap, measure
+            expected |= {VectorTitle("strided", *of, number, f"Lb{moving}") for number in "fd" for moving in (0, 1)}
+            if measure in ("Squares", "Cosine"):
+                types = [("f", "f"), ("d", "d"), ("f", "Float16"), ("f", "BFloat16")]
+                expected |= {VectorTitle("packed", *of, *of_numbers) for of_numbers in types}
+    assert len(titles) == len(expected) and set(titles) == expected
+
+
+def test_registers_and_packs_of_vectors(architecture: str) -> None:
+    """Two blocks run at once, or one where numbers are dual ones of doubles."""
+    for name, kernel in of_vectors(architecture).items():
+        title = vector_title_of(name)
+        assert title is not None
+        dual_doubles = title.number == "d" and title.rest == "Lb1"
+        assert 0 < kernel.registers <= (255 if dual_doubles else 128), name
+        ops = [op for _, op, _ in kernel.code]
+        assert title.way == "strided" or (is_wide(ops, "LDG") and is_wide(ops, "STG")), name
 
 
 def test_the_oldest_architecture_is_there_as_ptx_for_all_others() -> None:

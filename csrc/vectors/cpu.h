@@ -92,8 +92,6 @@ struct Access {
     else
       return double(x.raw[0]);
   }
-  // (This file is compiled without fused products and sums.)
-  FUSEDLOSS_INLINE static Many scaled(One scale, Many x) { return spread(scale) * x; }
   FUSEDLOSS_INLINE static bool is_zero(One x) {
     if constexpr (moving)
       return x.value.raw[0] == 0 && x.dot.raw[0] == 0;

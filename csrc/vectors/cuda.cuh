@@ -70,8 +70,7 @@ template <class How, class T, int count>
 __device__ __forceinline__ void merge(T (&x)[count], int thread_bits) {
 #pragma unroll
   for (int i = 0; i < count; ++i)
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
-      x[i] = How::merge(x[i], __shfl_xor_sync(kFullWarp, x[i], lanes));
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x[i] = How::merge(x[i], __shfl_xor_sync(kFullWarp, x[i], lanes));
   if ((1 << thread_bits) == kWarp) return;  // the same for all threads
   static_assert(count <= kMostNumbers);
   T* const of_warps = shared_numbers<T>();
@@ -85,22 +84,6 @@ __device__ __forceinline__ void merge(T (&x)[count], int thread_bits) {
     for (int other = 1; other < kWarps; ++other) x[i] = How::merge(x[i], of_warps[i * kWarps + other]);
   }
   __syncthreads();  // before they are written again
-}
-
-// Products that are not fused with what is added to them.
-__device__ __forceinline__ float product(float a, float b) {
-#ifdef __CUDA_ARCH__
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-__device__ __forceinline__ double product(double a, double b) {
-#ifdef __CUDA_ARCH__
-  return __dmul_rn(a, b);
-#else
-  return a * b;
-#endif
 }
 
 // Components of some vectors at a place.
@@ -135,10 +118,6 @@ struct Threads {
   __device__ __forceinline__ bool wants(int k) const { return rows.vectors[k].gradient.data; }
 
   static __device__ __forceinline__ Many spread(One x) { return x; }
-  static __device__ __forceinline__ Number scaled(Number scale, Number x) { return Number::of(product(scale.raw, x.raw)); }
-  static __device__ __forceinline__ Many scaled(Dual<Number> scale, Dual<Number> x) {
-    return {scaled(scale.value, x.value), scale.dot * x.value + scale.value * x.dot};
-  }
   static __device__ __forceinline__ bool is_zero(Number x) { return x.raw == 0; }
   static __device__ __forceinline__ bool is_zero(Dual<Number> x) { return x.value.raw == 0 && x.dot.raw == 0; }
   static __device__ __forceinline__ T number(Number x) { return x.raw; }
@@ -309,8 +288,8 @@ __device__ __forceinline__ T run_row(const DeviceRows& rows, const Loss& loss, c
   if (weight == 0) {
     if (rows.has_gradients) computed.clear_gradients();
   } else {
-    const One target = Access::of_row(number_of<T>(rows, rows.target.at, row, 0),
-                                      number_of<T>(rows, rows.target.tangent, row, 0));
+    const One target =
+        Access::of_row(number_of<T>(rows, rows.target.at, row, 0), number_of<T>(rows, rows.target.tangent, row, 0));
     const One factor = Access::of_row(weight, number_of<T>(rows, rows.weight.tangent, row, 0));
     const One incoming = Access::of_row(scale_of<T>(rows) * number_of<T>(rows, rows.grad_output, row, 1), 0);
     const Slopes<One> slopes = computed.measure(target);
@@ -385,7 +364,8 @@ int launch_rows(const DeviceRows& rows, const DeviceLaunch& how) {
           default: return start(packed<Loss, Measure, float, BFloat16>);
         }
       }
-    if (how.wide) return how.moving ? start(strided<Loss, Measure, double, true>) : start(strided<Loss, Measure, double, false>);
+    if (how.wide)
+      return how.moving ? start(strided<Loss, Measure, double, true>) : start(strided<Loss, Measure, double, false>);
     return how.moving ? start(strided<Loss, Measure, float, true>) : start(strided<Loss, Measure, float, false>);
   });
 }

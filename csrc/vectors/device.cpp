@@ -77,7 +77,9 @@ void run_on_device(const Loss& loss, const DevicePass& pass, bool wide, const at
   const OnDevice device(like);
   DeviceRows rows = rows_of(loss, pass);
   DeviceLaunch how{loss.about->formula, wide, pass.moving, can_be_packed(loss, pass, wide), 0, device.stream()};
-  how.blocks = blocks_for(pass.count << rows.thread_bits, device_blocks(wide, pass.moving), name);
+  // As many as could run at once if registers were no limit: most kernels need fewer than they may have.
+  constexpr int kTogether = 2048 / kDeviceThreads;
+  how.blocks = blocks_for(pass.count << rows.thread_bits, kTogether, name);
   at::Tensor partials;
   if (pass.sum.data) {
     partials = at::empty({how.blocks}, like.options().dtype(at::kDouble));

@@ -30,8 +30,8 @@ struct DeviceRows {
   RowView grad_output, value;
   double scale;
   Numbers factor;
-  double* partials;  // the sum of each block, or null
-  int thread_bits;   // the logarithm of how many threads have a row: those of a warp or of a block
+  double* partials;    // the sum of each block, or null
+  int thread_bits;     // the logarithm of how many threads have a row: those of a warp or of a block
   bool has_gradients;  // of vectors
   Settings settings;
 };
@@ -45,8 +45,9 @@ struct DeviceLaunch {
   void* stream;  // a cudaStream_t
 };
 
-// So many blocks of a kernel fit into a multiprocessor: a thread has 80 registers, or 128 for dual numbers and doubles.
-constexpr int device_blocks(bool wide, bool moving) { return wide || moving ? 2 : 3; }
+// So many blocks of a kernel fit into a multiprocessor at least: a thread has at most 128 registers, or 255 where
+// numbers are dual ones of doubles.
+constexpr int device_blocks(bool wide, bool moving) { return wide && moving ? 1 : 2; }
 
 // Returns a cudaError_t.
 int launch_rows(const DeviceRows& rows, const DeviceLaunch& how);

@@ -18,9 +18,8 @@ void run_blocks(const Pass& pass, const Loss& loss, const Measure& measure, int6
 
 template <class T>
 void run(const Pass& pass, int64_t begin, int64_t end, double* sums) {
-  with_formula(pass.formula, pass.settings, [&](const auto& loss, const auto& measure) {
-    run_blocks<T>(pass, loss, measure, begin, end, sums);
-  });
+  with_formula(pass.formula, pass.settings,
+               [&](const auto& loss, const auto& measure) { run_blocks<T>(pass, loss, measure, begin, end, sums); });
 }
 
 }  // namespace

@@ -54,8 +54,7 @@ c10::SymDimVector shape_of_vectors(const Description& about, const Arguments& a)
 }
 
 bool has_say(const Description& about, const Arguments& a, int k) {
-  return k < about.vectors() ||
-         (k != kWeight && about.soft_target && c10::isFloatingType(a.operands[k].scalar_type()));
+  return k < about.vectors() || (k != kWeight && about.soft_target && c10::isFloatingType(a.operands[k].scalar_type()));
 }
 
 at::ScalarType promoted(const Description& about, const Arguments& a) {
@@ -179,9 +178,7 @@ class Call {
 
  private:
   // Whether operand k is not broadcast.
-  bool is_whole(int k) const {
-    return a_.operands[k].sym_sizes() == c10::SymIntArrayRef(known_.shape_of(about_, k));
-  }
+  bool is_whole(int k) const { return a_.operands[k].sym_sizes() == c10::SymIntArrayRef(known_.shape_of(about_, k)); }
   at::Tensor gradient(int k) const {
     const at::Tensor& x = a_.operands[k];
     if (!gradients_[k].defined()) return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, known_.compute);

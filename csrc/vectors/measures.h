@@ -1,8 +1,8 @@
 // How a distance between two vectors comes from sums over their components, with its derivatives.
 //
-// A norm of r = a - b + eps is found from the sum of slope(r) r: of r^2, |r|, |r|^p; or of |r| over the components where
-// it is largest. Its derivative by a component of a is factor * slope(r), by one of b minus that. A cosine is found from
-// a.b, |a|^2 and |b|^2; its derivative by a is cross * b + of_first * a.
+// A norm of r = a - b + eps is found from the sum of slope(r) r: of r^2, |r|, |r|^p; or of |r| over the components
+// where it is largest. Its derivative by a component of a is factor * slope(r), by one of b minus that. A cosine is
+// found from a.b, |a|^2 and |b|^2; its derivative by a is cross * b + of_first * a.
 #pragma once
 #include "core/roots.h"
 #include "vectors/kernel.h"
@@ -81,7 +81,8 @@ struct Largest {
   }
   template <class V>
   FUSEDLOSS_INLINE Measured<V> measured(V sum, V count) const {
-    return {sum / count, V(1) / count};
+    // (Of vectors without components there is none.)
+    return {select(count == V(0), V(0), sum / count), inverse_or_0(count)};
   }
 };
 
@@ -103,7 +104,8 @@ struct Powers {
   }
 };
 
-// Of cosine_embedding_loss, where the cosine itself is what a loss takes; or of torch's cosine_similarity, and 1 - that.
+// Of cosine_embedding_loss, where the cosine itself is what a loss takes; or of torch's cosine_similarity, and 1 -
+// that.
 template <bool of_embeddings>
 struct Cosine {
   static constexpr bool kOfLargest = false, kOfProducts = true;

@@ -10,11 +10,11 @@
 //   each_place(use)          calls use(place)
 //   wants(k), store(k, place, components)   whether the gradient of vector k is asked for, and where it goes
 //   spread(one)              a number of the row as A::Many
-//   scaled(one, components)  their product, rounded alike in both walks: the largest difference must be found again
 //   is_zero(one)
 //
-// With `normalize` a vector x stands for u = s x, s = 1 / max(|x|, 1e-12). A derivative g by u is one by x of
-// s (g - (g.u) u), and g.u comes from sums too.
+// With `normalize` a vector x stands for u = x / n, n = max(|x|, 1e-12). A derivative g by u is one by x of
+// (g - (g.u) u) / n, and g.u comes from sums too. (It is a quotient in both walks, and not a product, which may be
+// fused with what is added to it: the largest difference must be found again to the bit.)
 #pragma once
 #include "vectors/formula.h"
 #include "vectors/measures.h"
@@ -39,7 +39,7 @@ class Row {
 
   // The loss and its derivatives by distances and target.
   FUSEDLOSS_INLINE Slopes<S> measure(S target) {
-    if (normalize_) find_scales();
+    if (normalize_) find_lengths();
     S distances[kPairs];
     if constexpr (Measure::kOfProducts)
       measure_products(distances);
@@ -74,7 +74,7 @@ class Row {
  private:
   // ---- vectors ----
 
-  FUSEDLOSS_INLINE void find_scales() {
+  FUSEDLOSS_INLINE void find_lengths() {
     const auto squares = access_.template sums<kVectors>([&](auto place, auto& parts) {
       for (int k = 0; k < kVectors; ++k) {
         const V x = access_.load(k, place);
@@ -84,7 +84,7 @@ class Row {
     for (int k = 0; k < kVectors; ++k) {
       const S length = sqrt(squares.of[k]);
       const auto constant = length <= S(1e-12);
-      scale_[k] = select(constant, S(1e12), S(1) / length);
+      length_[k] = select(constant, S(1e-12), length);
       turns_[k] = select(constant, S(0), S(1));
     }
   }
@@ -97,7 +97,7 @@ class Row {
     Vectors x;
     for (int k = 0; k < kVectors; ++k) {
       x.of[k] = access_.load(k, place);
-      if (normalize_) x.of[k] = access_.scaled(scale_[k], x.of[k]);
+      if (normalize_) x.of[k] = x.of[k] / access_.spread(length_[k]);
     }
     return x;
   }
@@ -106,7 +106,7 @@ class Row {
   FUSEDLOSS_INLINE void store(Place place, const Vectors& x, V (&by)[kVectors], const S (&along)[kVectors]) const {
     for (int k = 0; k < kVectors; ++k) {
       if (!access_.wants(k)) continue;
-      if (normalize_) by[k] = access_.spread(scale_[k]) * (by[k] - access_.spread(along[k]) * x.of[k]);
+      if (normalize_) by[k] = (by[k] - access_.spread(along[k]) * x.of[k]) / access_.spread(length_[k]);
       access_.store(k, place, by[k]);
     }
   }
@@ -195,8 +195,7 @@ class Row {
     const auto sums = access_.template sums<kVectors + kPairs>([&](auto place, auto& parts) {
       const Vectors x = load(place);
       for (int k = 0; k < kVectors; ++k) parts[k] = x.of[k] * x.of[k];
-      for (int pair = 0; pair < kPairs; ++pair)
-        parts[kVectors + pair] = x.of[first_of(pair)] * x.of[second_of(pair)];
+      for (int pair = 0; pair < kPairs; ++pair) parts[kVectors + pair] = x.of[first_of(pair)] * x.of[second_of(pair)];
     });
     for (int k = 0; k < kVectors; ++k) square_[k] = sums.of[k];
     for (int pair = 0; pair < kPairs; ++pair) {
@@ -243,7 +242,7 @@ class Row {
   const Access& access_;
   const Constant eps_;
   const bool normalize_;
-  S scale_[kVectors], turns_[kVectors];  // with `normalize`; and 0 where the scale is a constant
+  S length_[kVectors], turns_[kVectors];  // with `normalize`; and 0 where the length is a constant
   S slope_[kPairs];
   bool moves_[kPairs];
   // Of differences.

@@ -239,6 +239,10 @@ def layouts() -> Iterator[Case]:
         case.operands[0] = case.operands[0].movedim(-1, 0).contiguous().movedim(0, -1)
         case.operands[1] = torch.stack([case.operands[1], numbers((4, 3, 20))], -1)[..., 0]
         yield case
+        for shift, pitch in ((2, 72), (0, 74)):  # neither lies as packs do
+            case = case_of(name, parameters, (5, 72), torch.float32)
+            case.operands[0] = numbers((shift + 5 * pitch,), torch.float32)[shift:].view(5, pitch)[:, :72]
+            yield case
         case = case_of(name, parameters, (4, 3, 20), torch.float32)
         case.operands[0] = case.operands[0][:1]
         case.operands[1] = case.operands[1][:, :1]

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/cuda_emulator"
 TREE = ROOT / "build/mutants/source"
 BUILDS = ROOT / "build/mutants"
-# By family: only these losses are built. (The lattice has but one.)
+# By family: only these losses are built. (Of the lattice and of vectors all are.)
 LOSSES = {
     "pointwise": "POINTWISE_LOSS(mse_loss, MseLoss)\nPOINTWISE_LOSS(gaussian_nll_loss, GaussianNllLoss)\n",
     "rows": "ROWS_LOSS(nll_loss, NllLoss)\nROWS_LOSS(multi_margin_loss, MultiMargin)\n"
@@ -37,8 +37,14 @@ HOST = "csrc/pointwise/device.cpp"
 PIECES, LOSS = "csrc/pointwise/pieces.h", "csrc/core/loss.h"
 ROWS, NUMBERS, DEVICE = "csrc/rows/cuda.cuh", "csrc/core/numbers.cuh", "csrc/core/device.cuh"
 LATTICE, LATTICE_HOST = "csrc/lattice/cuda.cuh", "csrc/lattice/device.cpp"
+VECTORS, VECTORS_ROW, VECTORS_HOST = "csrc/vectors/cuda.cuh", "csrc/vectors/row.h", "csrc/vectors/device.cpp"
 # What concerns a family; a defect elsewhere concerns all.
-CHECKS = {"pointwise": "check_kernels.py", "rows": "check_rows.py", "lattice": "check_lattice.py"}
+CHECKS = {
+    "pointwise": "check_kernels.py",
+    "rows": "check_rows.py",
+    "lattice": "check_lattice.py",
+    "vectors": "check_vectors.py",
+}
 # The unmutated kernels are tested with all of these, a mutant with one.
 SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
 SECONDS = 300  # a test run that takes longer hangs
@@ -301,6 +307,37 @@ MUTANTS = (
         LATTICE_HOST,
         "frames * parts * pass.places",
         "frames * 2 * pass.places",
+    ),
+    # Losses of vectors.
+    Mutant(
+        "vectors: missing barrier behind a warp's numbers",
+        VECTORS,
+        "of_warps[i * kWarps + warp] = x[i];\n  __syncthreads();\n",
+        "of_warps[i * kWarps + warp] = x[i];\n",
+    ),
+    Mutant(
+        "vectors: missing barrier before they are written again",
+        VECTORS,
+        "  __syncthreads();  // before they are written again\n",
+        "",
+    ),
+    Mutant("vectors: last warp not merged", VECTORS, "other = 1; other < kWarps;", "other = 1; other < kWarps - 1;"),
+    Mutant("vectors: shared array too short", VECTORS, "kMostNumbers * kWarps)", "kMostNumbers * kWarps / 2)"),
+    Mutant("vectors: shuffles start a step late", VECTORS, "lanes = kWarp / 2;", "lanes = kWarp / 4;"),
+    Mutant("vectors: packs overlap", VECTORS, "first = int64_t(kSize) * this->thread;", "first = this->thread;"),
+    Mutant("vectors: all threads add the row's value", VECTORS, "if (access.thread == 0) sum.add", "sum.add"),
+    Mutant("vectors: all blocks write one partial", VECTORS, "rows.partials[blockIdx.x] =", "rows.partials[0] ="),
+    Mutant(
+        "vectors: gradients of rows that do not count are left as they are",
+        VECTORS,
+        "if (rows.has_gradients) computed.clear_gradients();",
+        "",
+    ),
+    Mutant("vectors: gradient by the wrong stride", VECTORS, "place.index * gradient.step", "place.index"),
+    Mutant("vectors: packs that are not aligned", VECTORS_HOST, "% 16 == 0;", "% 8 == 0;"),
+    Mutant("vectors: packs of rows that are not aligned", VECTORS_HOST, "view.strides[d] % size == 0", "true"),
+    Mutant(
+        "vectors: sign of a gradient", VECTORS_ROW, "by[second] = by[second] - part;", "by[second] = by[second] + part;"
     ),
 )
 

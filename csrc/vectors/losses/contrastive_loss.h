@@ -25,9 +25,7 @@ struct ContrastiveLoss {
     const V other = V(1) - target;
     // (Of a target of 0 or 1 the other term is 0, and so it is where the distance is infinite.)
     const V near = select(target == V(0), V(0), target * d[0]), apart = other * gap;
-    return {select(target == V(0), V(0), near * d[0]) + apart * gap,
-            {V(2) * (near - apart)},
-            d[0] * d[0] - gap * gap};
+    return {select(target == V(0), V(0), near * d[0]) + apart * gap, {V(2) * (near - apart)}, d[0] * d[0] - gap * gap};
   }
 };
 

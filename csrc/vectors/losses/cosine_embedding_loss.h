@@ -9,13 +9,12 @@ namespace fusedloss::vectors::inline FUSEDLOSS_SET {
 
 struct CosineEmbeddingLoss {
   static constexpr int kPairs = 1;
-  static constexpr Description about{.name = "cosine_embedding_loss",
-                                     .operands = {"input1", "input2", "target"},
-                                     .formula = Formula::cosine_embedding,
-                                     .parameters = {{"margin", Domain::any}},
-                                     .settings = [](const double* given) {
-                                       return Settings{.margin = given[0], .distance = Distance::cosine};
-                                     }};
+  static constexpr Description about{
+      .name = "cosine_embedding_loss",
+      .operands = {"input1", "input2", "target"},
+      .formula = Formula::cosine_embedding,
+      .parameters = {{"margin", Domain::any}},
+      .settings = [](const double* given) { return Settings{.margin = given[0], .distance = Distance::cosine}; }};
 
   Constant margin;
 

@@ -31,17 +31,17 @@ struct TripletLoss {
 };
 
 struct TripletMarginLoss {
-  static constexpr Description about{
-      .name = "triplet_margin_loss",
-      .operands = {"anchor", "positive", "negative"},
-      .formula = Formula::triplet,
-      .parameters = {{"margin", Domain::nonnegative},
-                     {"p", Domain::positive},
-                     {"eps", Domain::any},
-                     {"swap", Domain::flag}},
-      .settings = [](const double* given) {
-        return Settings{.margin = given[0], .p = given[1], .eps = given[2], .swap = given[3] != 0};
-      }};
+  static constexpr Description about{.name = "triplet_margin_loss",
+                                     .operands = {"anchor", "positive", "negative"},
+                                     .formula = Formula::triplet,
+                                     .parameters = {{"margin", Domain::nonnegative},
+                                                    {"p", Domain::positive},
+                                                    {"eps", Domain::any},
+                                                    {"swap", Domain::flag}},
+                                     .settings = [](const double* given) {
+                                       return Settings{
+                                           .margin = given[0], .p = given[1], .eps = given[2], .swap = given[3] != 0};
+                                     }};
 };
 
 }  // namespace fusedloss::vectors::inline FUSEDLOSS_SET

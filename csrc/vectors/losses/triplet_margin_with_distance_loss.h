@@ -7,18 +7,18 @@
 namespace fusedloss::vectors::inline FUSEDLOSS_SET {
 
 struct TripletMarginWithDistanceLoss {
-  static constexpr Description about{
-      .name = "triplet_margin_with_distance_loss",
-      .operands = {"anchor", "positive", "negative"},
-      .formula = Formula::triplet,
-      .parameters = {{"margin", Domain::nonnegative},
-                     {"distance_function", Domain::distance},
-                     {"p", Domain::positive},
-                     {"eps", Domain::any},
-                     {"swap", Domain::flag}},
-      .settings = [](const double* given) {
-        return Settings{given[0], Distance(int(given[1])), given[2], given[3], given[4] != 0};
-      }};
+  static constexpr Description about{.name = "triplet_margin_with_distance_loss",
+                                     .operands = {"anchor", "positive", "negative"},
+                                     .formula = Formula::triplet,
+                                     .parameters = {{"margin", Domain::nonnegative},
+                                                    {"distance_function", Domain::distance},
+                                                    {"p", Domain::positive},
+                                                    {"eps", Domain::any},
+                                                    {"swap", Domain::flag}},
+                                     .settings = [](const double* given) {
+                                       return Settings{given[0], Distance(int(given[1])), given[2], given[3],
+                                                       given[4] != 0};
+                                     }};
 };
 
 }  // namespace fusedloss::vectors::inline FUSEDLOSS_SET
