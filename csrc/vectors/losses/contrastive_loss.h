@@ -22,10 +22,8 @@ struct ContrastiveLoss {
   template <class V>
   FUSEDLOSS_INLINE Slopes<V> operator()(const V (&d)[1], V target) const {
     const V gap = positive_part(V(margin) - d[0]);
-    const V other = V(1) - target;
-    // (Of a target of 0 or 1 the other term is 0, and so it is where the distance is infinite.)
-    const V near = select(target == V(0), V(0), target * d[0]), apart = other * gap;
-    return {select(target == V(0), V(0), near * d[0]) + apart * gap, {V(2) * (near - apart)}, d[0] * d[0] - gap * gap};
+    const V near = target * d[0], apart = (V(1) - target) * gap;
+    return {near * d[0] + apart * gap, {V(2) * (near - apart)}, d[0] * d[0] - gap * gap};
   }
 };
 
