@@ -20,7 +20,8 @@ EMULATED_TESTS := $(addprefix tests/test_, values.py gradients.py properties.py 
   composability.py) \
   $(addprefix tests/test_lattice_, values.py gradients.py opinfo.py transforms.py validation.py composability.py) \
   $(addprefix tests/test_pairs_, values.py gradients.py references.py transforms.py validation.py composability.py) \
-  $(addprefix tests/test_triplets_, values.py gradients.py transforms.py validation.py composability.py)
+  $(addprefix tests/test_triplets_, values.py gradients.py transforms.py validation.py composability.py) \
+  $(addprefix tests/test_vectors_, values.py gradients.py opinfo.py references.py transforms.py validation.py composability.py)
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
   -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml
@@ -90,10 +91,11 @@ test-emulated: $(VENV)/.set-up
 	$(BIN)/python tests/cuda_emulator/check_lattice.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/check_pairs.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/check_triplets.py $$(echo $(EMULATED)/_emu*.so)
+	$(BIN)/python tests/cuda_emulator/check_vectors.py $$(echo $(EMULATED)/_emu*.so)
 	$(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up
-	@echo "== Seeding defects in the CUDA kernels (136, each about 20 seconds)"
+	@echo "== Seeding defects in the CUDA kernels (149, each about 20 seconds)"
 	$(BIN)/python tests/cuda_emulator/mutants.py --jobs $(JOBS)
 
 check: $(VENV)/.set-up

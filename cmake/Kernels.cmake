@@ -81,7 +81,7 @@ fusedloss_family(rows)
 
 # These have their losses in their engines.
 foreach(set IN LISTS FUSEDLOSS_SETS)
-  foreach(family lattice pairs triplets)
+  foreach(family lattice pairs triplets vectors)
     fusedloss_kernel_file(${family}/engine ${set}
       "#define FUSEDLOSS_ENGINE engine_${set}\n#include \"${family}/engine.cpp\"\n")
   endforeach()

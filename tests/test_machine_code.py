@@ -112,6 +112,20 @@ TRIPLET_STEPS = (
     "mine_sorted, all",
 )
 
+# Kernels of losses of vectors: the way through memory, the loss and whether it swaps, what distances are made of; types
+# of numbers and of elements, or whether along a direction.
+VECTOR_NAME = re.compile(
+    r"vectors4CUDA\d+(?P<way>strided|packed)INS\d?_\d+(?P<loss>[A-Z]\w*?)(?:ILb(?P<swap>\d)EE)?ENS\d?_\d+"
+    r"(?P<measure>[A-Z]\w*?)(?:ILb\dEE)?E(?P<number>[fd])(?P<rest>Lb\d|[fd]|NS\d?_4CUDA\d+B?Float16)E*v"
+)
+VECTOR_NORMS = ("Squares", "Magnitudes", "Largest", "Powers")
+VECTOR_FORMULAS = {
+    ("ContrastiveLoss", ""): VECTOR_NORMS,
+    ("CosineEmbeddingLoss", ""): ("Cosine",),
+    ("TripletLoss", "0"): (*VECTOR_NORMS, "Cosine"),
+    ("TripletLoss", "1"): (*VECTOR_NORMS, "Cosine"),
+}
+
 
 @dataclass
 class Kernel:
@@ -229,8 +243,30 @@ def triplet_title_of(name: str) -> tuple[str, str] | None:
     return (match["step"] + (", all" if match["all"] == "1" else ""), match["number"]) if match else None
 
 
+@dataclass(frozen=True)
+class VectorTitle:
+    way: str
+    loss: str
+    swap: str
+    measure: str
+    number: str
+    rest: str  # the type of elements, or whether along a direction
+
+
+def vector_title_of(name: str) -> VectorTitle | None:
+    if not (match := VECTOR_NAME.search(name)):
+        return None
+    half = re.search(r"B?Float16", match["rest"])
+    rest = half[0] if half else match["rest"]
+    return VectorTitle(match["way"], match["loss"], match["swap"] or "", match["measure"], match["number"], rest)
+
+
+def of_vectors(architecture: str) -> dict[str, Kernel]:
+    return {name: kernel for name, kernel in kernels(architecture).items() if "fusedloss7vectors" in name}
+
+
 def elementwise(architecture: str) -> dict[str, Kernel]:
-    families = (over_rows, over_lattices, over_pairs, of_triplets)
+    families = (over_rows, over_lattices, over_pairs, of_triplets, of_vectors)
     others = {name for family in families for name in family(architecture)}
     return {name: kernel for name, kernel in kernels(architecture).items() if name not in others}
 
@@ -379,6 +415,30 @@ def test_registers_and_occupancy_of_triplets(architecture: str) -> None:
         tiles = 2 * 64 * 17 * {"f": 4, "d": 8}[title[1]] if title[0] == "measure" else 0
         sums = THREADS * 8 if title[0] == "mine_sorted, all" else 0
         assert tiles + sums <= kernel.shared <= tiles + sums + 256 + 1024, name
+
+
+def test_all_kernels_of_vectors_are_present(architecture: str) -> None:
+    titles = [vector_title_of(name) for name in of_vectors(architecture)]
+    expected = set()
+    for (loss, swap), measures in VECTOR_FORMULAS.items():
+        for measure in measures:
+            of = loss, swap, measure
+            expected |= {VectorTitle("strided", *of, number, f"Lb{moving}") for number in "fd" for moving in (0, 1)}
+            if measure in ("Squares", "Cosine"):
+                types = [("f", "f"), ("d", "d"), ("f", "Float16"), ("f", "BFloat16")]
+                expected |= {VectorTitle("packed", *of, *of_numbers) for of_numbers in types}
+    assert len(titles) == len(expected) and set(titles) == expected
+
+
+def test_registers_and_packs_of_vectors(architecture: str) -> None:
+    """Two blocks run at once, or one where numbers are dual ones of doubles."""
+    for name, kernel in of_vectors(architecture).items():
+        title = vector_title_of(name)
+        assert title is not None
+        dual_doubles = title.number == "d" and title.rest == "Lb1"
+        assert 0 < kernel.registers <= (255 if dual_doubles else 128), name
+        ops = [op for _, op, _ in kernel.code]
+        assert title.way == "strided" or (is_wide(ops, "LDG") and is_wide(ops, "STG")), name
 
 
 def test_the_oldest_architecture_is_there_as_ptx_for_all_others() -> None:

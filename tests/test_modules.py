@@ -22,10 +22,11 @@ from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES
 from fusedloss.testing.pair_catalogue import PAIR_LOSSES
 from fusedloss.testing.row_catalogue import ROW_LOSSES
 from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES
+from fusedloss.testing.vector_catalogue import VECTOR_LOSSES
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings("ignore:kl_div with reduction='mean'")]
 
-ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]
+ALL = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *VECTOR_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]
 MODULE_OF = {loss.name: loss.module for loss in ALL if loss.module}
 CLASSES = [name for name in fusedloss.__all__ if name.endswith("Loss")]
 IN_TORCH = [name for name in CLASSES if hasattr(nn, name)]
@@ -70,6 +71,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "KLDivergenceLoss": {"from_logits": True, "temperature": 2.0},
     "JSDivergenceLoss": {"beta": 0.3, "from_logits": True},
     "CTCLoss": {"blank": 1, "zero_infinity": True, "from_logits": True},
+    "ContrastiveLoss": {"margin": 0.5, "p": 3.0, "normalize": True},
+    "CosineEmbeddingLoss": {"margin": 0.5, "normalize": True},
+    "TripletMarginLoss": {"margin": 0.5, "p": 3.0, "eps": 0.25, "swap": True, "normalize": True},
+    "TripletMarginWithDistanceLoss": {
+        "distance_function": "squared_euclidean",
+        "margin": 0.5,
+        "swap": True,
+        "normalize": True,
+    },
     "InfoNCELoss": {"temperature": 0.5, "symmetric": True, "normalize": True},
     "SupervisedContrastiveLoss": {"temperature": 0.5, "normalize": True},
     "CLIPLoss": {"normalize": True},
@@ -189,7 +199,7 @@ def test_forward_takes_the_arguments_that_torch_takes(name: str) -> None:
 def test_a_function_begins_like_that_of_torch(name: str) -> None:
     ours, theirs = (arguments(getattr(where, name)) for where in (L, F))
     assert ours[: len(theirs)] == theirs
-    more = {"weight", "label_smoothing"}
+    more = {"weight", "label_smoothing", "normalize"}
     if name == "cross_entropy":
         more |= {"sample_weight", "z_loss", "softcap", "inplace_backward", "all_ignored"}
     if name == "ctc_loss":

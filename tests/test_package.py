@@ -26,6 +26,7 @@ from fusedloss.testing.lattice_catalogue import LATTICE_LOSSES
 from fusedloss.testing.pair_catalogue import PAIR_LOSSES
 from fusedloss.testing.row_catalogue import ROW_LOSSES
 from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES
+from fusedloss.testing.vector_catalogue import VECTOR_LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTIONS = fusedloss._C.losses()
@@ -33,6 +34,7 @@ ROW_DESCRIPTIONS = fusedloss._C.row_losses()
 LATTICE_DESCRIPTIONS = fusedloss._C.lattice_losses()
 PAIR_DESCRIPTIONS = fusedloss._C.pair_losses()
 TRIPLET_DESCRIPTIONS = fusedloss._C.triplet_losses()
+VECTOR_DESCRIPTIONS = fusedloss._C.vector_losses()
 FOUND = pkgutil.walk_packages(fusedloss.__path__, "fusedloss.")
 TOGETHER = {"vocab_parallel_cross_entropy"}  # of several ranks: test_distributed.py
 MODULES = ["fusedloss", *(module.name for module in FOUND if module.name != "fusedloss._C")]
@@ -43,14 +45,15 @@ NEEDED = {"DEFAULT": set(), "AVX2": {"avx2", "fma"}, "AVX512": {"avx512f", "avx5
 
 
 def test_no_loss_is_left_out_of_the_tests() -> None:
-    described = (*DESCRIPTIONS, *ROW_DESCRIPTIONS, *LATTICE_DESCRIPTIONS, *PAIR_DESCRIPTIONS, *TRIPLET_DESCRIPTIONS)
+    described = [*DESCRIPTIONS, *ROW_DESCRIPTIONS, *LATTICE_DESCRIPTIONS, *VECTOR_DESCRIPTIONS]
+    described += [*PAIR_DESCRIPTIONS, *TRIPLET_DESCRIPTIONS]
     names = [about["name"] for about in described]
     assert len(names) == len(set(names))
     # One function has several ops where one of its arguments asks for another formula.
     names = [name.removesuffix("_with_logits") if name.partition("_")[0] in ("kl", "js") else name for name in names]
     # And some are put together from other losses.
     assert {*names, "sparse_categorical_cross_entropy", *TOGETHER} == set(functional.__all__)
-    tested = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]
+    tested = [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *VECTOR_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]
     assert {loss.name for loss in tested} | TOGETHER == set(functional.__all__)
     assert len({loss.id for loss in tested}) == len(tested)
 
@@ -66,6 +69,17 @@ def test_the_catalogue_agrees_with_the_function(about: fusedloss._C._Loss) -> No
     assert tested == set(about["optional_operands"])
     assert {"reduction", "weight"} <= set(signature)
     assert about["weighted_mean"] == (about["name"] in ("mse_loss", "l1_loss"))
+
+
+@pytest.mark.parametrize("about", VECTOR_DESCRIPTIONS, ids=lambda about: about["name"])
+def test_the_catalogue_of_vectors_agrees_with_the_function(about: fusedloss._C._VectorLoss) -> None:  # type: ignore[name-defined]
+    signature = inspect.signature(getattr(functional, about["name"])).parameters
+    losses = [loss for loss in VECTOR_LOSSES if loss.name == about["name"]]
+    assert {len(loss.vectors) for loss in losses} == {about["vectors"]}
+    assert any("target" in loss.differentiable for loss in losses) == about["soft_target"]
+    assert {"reduction", "weight", "normalize"} <= set(signature)
+    of_distances = {"p", "eps"} if "distance_function" in signature else set()
+    assert {p["name"] for p in about["parameters"]} - of_distances <= set(signature)
 
 
 @pytest.mark.parametrize("about", ROW_DESCRIPTIONS, ids=lambda about: about["name"])
@@ -201,9 +215,10 @@ def results_of(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-unt
                 "from fusedloss.testing.pair_catalogue import PAIR_LOSSES\n"
                 "from fusedloss.testing.row_catalogue import ROW_LOSSES\n"
                 "from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES\n"
+                "from fusedloss.testing.vector_catalogue import VECTOR_LOSSES\n"
                 "import fusedloss\n"
                 "results = {'set': fusedloss.build_info()['instruction_set']}\n"
-                "for loss in [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]:\n"
+                "for loss in [*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *VECTOR_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES]:\n"
                 "    for dtype in (torch.float32, torch.float64, torch.bfloat16):\n"
                 "        operands, keywords = loss.sample((37, 61), dtype)\n"
                 "        operands[0].requires_grad_()\n"

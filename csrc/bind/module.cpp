@@ -15,6 +15,7 @@
 #include "rows/op.h"
 #include "torch/processor.h"
 #include "triplets/op.h"
+#include "vectors/op.h"
 #ifdef FUSEDLOSS_EMULATED
 #include "options.h"
 #endif
@@ -34,6 +35,7 @@ const char* name_of(Domain domain) {
     case Domain::flag: return "flag";
     case Domain::signs: return "signs";
     case Domain::one_or_two: return "one_or_two";
+    case Domain::distance: return "distance";
     default: return "any";
   }
 }
@@ -252,6 +254,27 @@ PyObject* call_pairs(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
   });
 }
 
+// NAME(first, second, third, weight, parameters, normalize, reduction)
+PyObject* call_vectors(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return answer([&] {
+    const auto& loss = loss_of<vectors::Loss>(self);
+    const vectors::Description& about = *loss.about;
+    const char* name = about.name;
+    TORCH_CHECK_TYPE(count == 7, name, ": expected (", about.operands[0], ", ", about.operands[1], ", ",
+                     about.operands[2], ", weight, parameters, normalize, reduction)");
+    const Parameters parameters(name, about.parameters, arguments[4]);
+    const vectors::Arguments a{
+        {tensor_from(name, about.operands[0], arguments[0]), tensor_from(name, about.operands[1], arguments[1]),
+         tensor_from(name, about.operands[2], arguments[2]), optional_tensor_from(name, "weight", arguments[3])},
+        parameters.values(),
+        flag_from(name, "normalize", arguments[5]),
+        reduction_from(name, arguments[6], {}),
+        {}};
+    const py::gil_scoped_release release;
+    return vectors::call_value(loss, a);
+  });
+}
+
 // Binds every loss of a family under its name.
 // The number of this way to mine.
 int64_t mining_from(const char* loss, PyObject* object) {
@@ -341,6 +364,12 @@ py::dict describe(const rows::Loss& loss) {
                   py::arg("parameters") = describe(about.parameters), py::arg("weighted_mean") = about.weighted_mean);
 }
 
+py::dict describe(const vectors::Loss& loss) {
+  const vectors::Description& about = *loss.about;
+  return py::dict(py::arg("name") = about.name, py::arg("vectors") = about.vectors(),
+                  py::arg("parameters") = describe(about.parameters), py::arg("soft_target") = about.soft_target);
+}
+
 template <class Losses>
 py::list describe_all(const Losses& losses) {
   py::list all;
@@ -356,12 +385,14 @@ PYBIND11_MODULE(FUSEDLOSS_MODULE, module) {
   bind_losses(module, pointwise::losses(), call_pointwise);
   bind_losses(module, rows::losses(), call_rows<rows::call_value>);
   bind_losses(module, lattice::losses(), call_lattice);
+  bind_losses(module, vectors::losses(), call_vectors);
   bind_losses(module, pairs::losses(), call_pairs);
   bind_losses(module, triplets::losses(), call_triplets);
   bind_in_place(module);
   module.def("losses", [] { return describe_all(pointwise::losses()); });
   module.def("row_losses", [] { return describe_all(rows::losses()); });
   module.def("lattice_losses", [] { return describe_all(lattice::losses()); });
+  module.def("vector_losses", [] { return describe_all(vectors::losses()); });
   module.def("pair_losses", [] { return describe_all(pairs::losses()); });
   module.def("triplet_losses", [] { return describe_all(triplets::losses()); });
   module.def("check_targets", torch::wrap_pybind_function_no_gil(rows::check_targets));

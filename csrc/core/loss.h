@@ -16,6 +16,7 @@ enum class Domain {
   flag,         // 0 or 1
   signs,        // -1 or 1
   one_or_two,   // 1 or 2
+  distance,     // the number of a distance between vectors
 };
 
 // A domain as an interval. Its bounds are exact in float; NaN is none.
@@ -42,6 +43,7 @@ constexpr Interval interval_of(Domain domain) {
     case Domain::flag: return {.low = 0, .high = 1, .has_interior = false};
     case Domain::signs: return {.low = -1, .high = 1, .has_interior = false};
     case Domain::one_or_two: return {.low = 1, .high = 2, .has_interior = false};
+    case Domain::distance: return {.low = 0, .high = 2};
     default: return {};
   }
 }
@@ -71,7 +73,7 @@ struct Parameter {
 };
 
 inline constexpr int kMaxOperands = 3;
-inline constexpr int kMaxParameters = 3;
+inline constexpr int kMaxParameters = 5;
 
 // The operand whose elements may not be everything, if there is one, and what they may be, given the parameters.
 struct Restriction {

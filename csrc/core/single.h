@@ -71,6 +71,9 @@ struct Single {
     const Bits kept = bit_copy<Bits>(x.raw) & ((Bits(1) << C::kMantissaBits) - 1);
     return of(bit_copy<T>(kept | Bits(C::kExponentBias) << C::kMantissaBits));
   }
+  // As in core/roots.h.
+  FUSEDLOSS_INLINE friend Single sqrt(Single x) { return of(::sqrt(x.raw)); }
+  FUSEDLOSS_INLINE friend Single power(Single x, Constant exponent) { return of(::pow(x.raw, T(exponent))); }
   FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(reciprocal_bounded(x.raw)); }
 };
 

@@ -187,7 +187,7 @@ class Call {
     const at::Tensor& x = a_.operands[k];
     if (!gradients_[k].defined()) return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, compute_);
     if (x.sym_sizes() == c10::SymIntArrayRef(shape_)) return gradients_[k];
-    return sum_to(gradients_[k], x.sym_sizes()).to(x.scalar_type());
+    return summed_to(gradients_[k], x.sym_sizes()).to(x.scalar_type());
   }
   void show(const at::Tensor& tensor, View& view) {
     if (!tensor.defined()) return;
@@ -210,15 +210,6 @@ class Call {
     if constexpr (kHasDevice)
       pointwise::run_on_device(loss_, pass_, mode, a_.operands[2].defined() ? 3 : 2, compute_ == at::kDouble,
                                a_.operands[0]);
-  }
-
-  static at::Tensor sum_to(const at::Tensor& tensor, c10::SymIntArrayRef shape) {
-    c10::SmallVector<int64_t, 8> axes;
-    const int64_t lead = tensor.dim() - int64_t(shape.size());
-    for (int64_t d = 0; d < tensor.dim(); ++d)
-      if (d < lead || (shape[d - lead] == 1 && tensor.sym_size(d) != 1)) axes.push_back(d);
-    const at::Tensor sums = at::sum(tensor, axes, /*keepdim=*/true);
-    return sums.view_symint(shape);
   }
 
   // By what the sum over the elements is divided, for the value and for the gradients.

@@ -22,6 +22,7 @@ inline const char* describe(Domain domain) {
     case Domain::flag: return "0 or 1";
     case Domain::signs: return "-1 or 1";
     case Domain::one_or_two: return "1 or 2";
+    case Domain::distance: return "0, 1 or 2";
     default: return "a number";
   }
 }

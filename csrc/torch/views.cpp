@@ -1,5 +1,6 @@
 #include "torch/views.h"
 
+#include <ATen/ops/sum.h>
 #include <c10/util/SmallVector.h>
 
 namespace fusedloss {
@@ -133,6 +134,15 @@ void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> all) {
   join(extent, tensors);
   extent.across = find_across(extent, tensors);
   for (const Shown& shown : tensors) classify(extent, *shown.view);
+}
+
+at::Tensor summed_to(const at::Tensor& tensor, c10::SymIntArrayRef shape) {
+  c10::SmallVector<int64_t, 8> axes;
+  const int64_t lead = tensor.dim() - int64_t(shape.size());
+  for (int64_t d = 0; d < tensor.dim(); ++d)
+    if (d < lead || (shape[d - lead] == 1 && tensor.sym_size(d) != 1)) axes.push_back(d);
+  const at::Tensor sums = at::sum(tensor, axes, /*keepdim=*/true);
+  return sums.view_symint(shape);
 }
 
 }  // namespace fusedloss

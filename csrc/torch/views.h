@@ -26,4 +26,7 @@ void point(View& view, const at::Tensor& tensor);
 // Fills the extent and every view. Each tensor broadcasts to `shape`.
 void lay_out(Extent& extent, at::IntArrayRef shape, c10::ArrayRef<Shown> tensors);
 
+// The sum over the axes along which a tensor of this shape was broadcast to that of `tensor`.
+at::Tensor summed_to(const at::Tensor& tensor, c10::SymIntArrayRef shape);
+
 }  // namespace fusedloss

@@ -24,6 +24,12 @@ class _RowLoss(TypedDict):
 class _LatticeLoss(TypedDict):
     name: str
 
+class _VectorLoss(TypedDict):
+    name: str
+    vectors: int
+    parameters: list[_Parameter]
+    soft_target: bool
+
 class _PairLoss(TypedDict):
     name: str
     by_label: bool
@@ -78,6 +84,19 @@ class _Lattice(Protocol):
         /,
     ) -> Tensor: ...
 
+class _Vectors(Protocol):
+    def __call__(
+        self,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor,
+        weight: Tensor | None,
+        parameters: tuple[float, ...],
+        normalize: bool,
+        reduction: str,
+        /,
+    ) -> Tensor: ...
+
 class _Pairs(Protocol):
     def __call__(
         self,
@@ -109,6 +128,7 @@ class _Triplets(Protocol):
 def losses() -> list[_Loss]: ...
 def row_losses() -> list[_RowLoss]: ...
 def lattice_losses() -> list[_LatticeLoss]: ...
+def vector_losses() -> list[_VectorLoss]: ...
 def pair_losses() -> list[_PairLoss]: ...
 def triplet_losses() -> list[_TripletLoss]: ...
 def build_info() -> _BuildInfo: ...
@@ -150,6 +170,11 @@ js_divergence: _Rows
 js_divergence_with_logits: _Rows
 
 ctc_loss: _Lattice
+
+contrastive_loss: _Vectors
+cosine_embedding_loss: _Vectors
+triplet_margin_loss: _Vectors
+triplet_margin_with_distance_loss: _Vectors
 
 info_nce_loss: _Pairs
 clip_loss: _Pairs

@@ -84,6 +84,25 @@ def _lattice(name: str) -> _C._Lattice:
     return loss
 
 
+def _vectors(name: str) -> _C._Vectors:
+    direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
+
+    def loss(
+        first: Tensor,
+        second: Tensor,
+        third: Tensor,
+        weight: Tensor | None,
+        parameters: tuple[float, ...],
+        normalize: bool,
+        reduction: str,
+    ) -> Any:
+        if _is_compiling():
+            return traced(first, second, third, weight, parameters, normalize, _number(name, reduction))
+        return direct(first, second, third, weight, parameters, normalize, reduction)
+
+    return loss
+
+
 def _pairs(name: str) -> _C._Pairs:
     direct, traced = getattr(_C, name), getattr(torch.ops.fusedloss, name).default
 
@@ -198,6 +217,11 @@ js_divergence_with_logits = _rows("js_divergence_with_logits")
 cross_entropy_inplace = _rows("cross_entropy_inplace", traced_name="cross_entropy")
 
 ctc_loss = _lattice("ctc_loss")
+
+contrastive_loss = _vectors("contrastive_loss")
+cosine_embedding_loss = _vectors("cosine_embedding_loss")
+triplet_margin_loss = _vectors("triplet_margin_loss")
+triplet_margin_with_distance_loss = _vectors("triplet_margin_with_distance_loss")
 
 info_nce_loss = _pairs("info_nce_loss")
 clip_loss = _pairs("clip_loss")

@@ -39,6 +39,7 @@ ROWS, NUMBERS, DEVICE = "csrc/rows/cuda.cuh", "csrc/core/numbers.cuh", "csrc/cor
 LATTICE, LATTICE_HOST = "csrc/lattice/cuda.cuh", "csrc/lattice/device.cpp"
 PAIRS, WARP = "csrc/pairs/cuda.cuh", "csrc/core/warp.cuh"
 TRIPLETS, TRIPLETS_HOST = "csrc/triplets/cuda.cuh", "csrc/triplets/device.cpp"
+VECTORS, VECTORS_ROW, VECTORS_HOST = "csrc/vectors/cuda.cuh", "csrc/vectors/row.h", "csrc/vectors/device.cpp"
 # What concerns a family; a defect elsewhere concerns all.
 CHECKS = {
     "pointwise": "check_kernels.py",
@@ -46,6 +47,7 @@ CHECKS = {
     "lattice": "check_lattice.py",
     "pairs": "check_pairs.py",
     "triplets": "check_triplets.py",
+    "vectors": "check_vectors.py",
 }
 # The unmutated kernels are tested with all of these, a mutant with one.
 SANITIZERS = {"thread": "libtsan.so", "address,undefined": "libasan.so"}
@@ -403,7 +405,41 @@ MUTANTS = (
     ),
     Mutant("triplets: sorted rows too short", TRIPLETS_HOST, "std::bit_ceil(", "std::bit_floor("),
     Mutant(
-        "triplets: the last block is a whole one", TRIPLETS_HOST, "std::min(block, pass.count - pass.first)", "block"
+        "triplets: the last block is a whole one",
+        TRIPLETS_HOST,
+        "std::min(block, pass.count - pass.first)",
+        "block",
+    ),
+    # Losses of vectors.
+    Mutant(
+        "vectors: missing barrier behind a warp's numbers",
+        VECTORS,
+        "of_warps[i * kWarps + warp] = x[i];\n  __syncthreads();\n",
+        "of_warps[i * kWarps + warp] = x[i];\n",
+    ),
+    Mutant(
+        "vectors: missing barrier before they are written again",
+        VECTORS,
+        "  __syncthreads();  // before they are written again\n",
+        "",
+    ),
+    Mutant("vectors: last warp not merged", VECTORS, "other = 1; other < kWarps;", "other = 1; other < kWarps - 1;"),
+    Mutant("vectors: shared array too short", VECTORS, "kMostNumbers * kWarps)", "kMostNumbers * kWarps / 2)"),
+    Mutant("vectors: shuffles start a step late", VECTORS, "lanes = kWarp / 2;", "lanes = kWarp / 4;"),
+    Mutant("vectors: packs overlap", VECTORS, "first = int64_t(kSize) * this->thread;", "first = this->thread;"),
+    Mutant("vectors: all threads add the row's value", VECTORS, "if (access.thread == 0) sum.add", "sum.add"),
+    Mutant("vectors: all blocks write one partial", VECTORS, "rows.partials[blockIdx.x] =", "rows.partials[0] ="),
+    Mutant(
+        "vectors: gradients of rows that do not count are left as they are",
+        VECTORS,
+        "if (rows.has_gradients) computed.clear_gradients();",
+        "",
+    ),
+    Mutant("vectors: gradient by the wrong stride", VECTORS, "place.index * gradient.step", "place.index"),
+    Mutant("vectors: packs that are not aligned", VECTORS_HOST, "% 16 == 0;", "% 8 == 0;"),
+    Mutant("vectors: packs of rows that are not aligned", VECTORS_HOST, "view.strides[d] % size == 0", "true"),
+    Mutant(
+        "vectors: sign of a gradient", VECTORS_ROW, "by[second] = by[second] - part;", "by[second] = by[second] + part;"
     ),
 )
 

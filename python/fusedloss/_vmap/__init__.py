@@ -17,6 +17,7 @@ from fusedloss._vmap.batch import Batch, wide
 from fusedloss._vmap.lattice import LatticeBatch
 from fusedloss._vmap.pointwise import PointwiseBatch
 from fusedloss._vmap.rows import RowsBatch
+from fusedloss._vmap.vectors import VectorsBatch
 
 
 def _stacked(results: Sequence[Any]) -> tuple[Any, Any]:
@@ -114,6 +115,7 @@ def register() -> None:
         (_C.losses(), PointwiseBatch),
         (_C.row_losses(), RowsBatch),
         (_C.lattice_losses(), LatticeBatch),
+        (_C.vector_losses(), VectorsBatch),
     ]
     rules = {loss["name"]: _rules(loss["name"], family) for losses, family in families for loss in losses}
     rules |= {loss["name"]: _one_by_one(loss["name"]) for loss in (*_C.pair_losses(), *_C.triplet_losses())}

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fusedloss._devices import Device
-from fusedloss.bench import lattice_cases, row_cases
+from fusedloss.bench import embedding_cases, lattice_cases, row_cases
 from fusedloss.bench.cases import Row, rows
 from fusedloss.bench.measure import FULL, QUICK, Effort, Result, measure
 from fusedloss.bench.report import LEGEND, draw, machine, result_table, summary_table, write_json
@@ -39,6 +39,7 @@ def bench(
         *rows(threads, quick, device),
         *row_cases.rows(threads, quick, device),
         *lattice_cases.rows(threads, device),
+        *embedding_cases.rows(threads, device),
     ]
     selected = [row for row in every if re.search(only, row.key)]
     if not selected:

@@ -118,12 +118,15 @@ def clip_loss(
     Returns:
         One value, or one a pair, (N), for 'none'.
 
+    Raises:
+        ValueError: if image and text are not of one shape, or logit_scale is more than one number.
+
     Example:
         >>> import torch, fusedloss.functional as F
         >>> image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
         >>> text = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
         >>> F.clip_loss(image, text, 10.0, normalize=True)
-        tensor(0.0926)
+        tensor(0.0863)
 
     References:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, arXiv:2103.00020.
@@ -158,6 +161,9 @@ def siglip_loss(
 
     Returns:
         One value, or one an image, (N), for 'none'.
+
+    Raises:
+        ValueError: if image and text are not of one shape, or logit_scale is more than one number.
 
     Example:
         >>> import torch, fusedloss.functional as F

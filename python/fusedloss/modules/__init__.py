@@ -5,16 +5,18 @@ there. A setting outside its range is reported by the first call. A `weight` tha
 the function.
 """
 
-from fusedloss.modules import lattice, pairs, pointwise, rows, triplets
+from fusedloss.modules import lattice, pairs, pointwise, rows, triplets, vectors
 from fusedloss.modules.lattice import *  # noqa: F403
 from fusedloss.modules.pairs import *  # noqa: F403
 from fusedloss.modules.pointwise import *  # noqa: F403
 from fusedloss.modules.rows import *  # noqa: F403
 from fusedloss.modules.triplets import *  # noqa: F403
+from fusedloss.modules.vectors import *  # noqa: F403
 
 __all__: list[str] = []
 __all__ += pointwise.__all__
 __all__ += rows.__all__
 __all__ += lattice.__all__
+__all__ += vectors.__all__
 __all__ += pairs.__all__
 __all__ += triplets.__all__

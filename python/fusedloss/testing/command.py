@@ -28,6 +28,8 @@ from fusedloss.testing.row_cases import row_cases
 from fusedloss.testing.row_catalogue import ROW_LOSSES, RowLoss
 from fusedloss.testing.triplet_cases import triplet_cases
 from fusedloss.testing.triplet_catalogue import TRIPLET_LOSSES, TripletLoss
+from fusedloss.testing.vector_cases import vector_cases
+from fusedloss.testing.vector_catalogue import VECTOR_LOSSES, VectorLoss
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -50,7 +52,7 @@ def check(
     for asked in device or []:
         if asked.missing:
             raise typer.BadParameter(asked.missing, param_hint="--device")
-    every = (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES)
+    every = (*LOSSES, *ROW_LOSSES, *LATTICE_LOSSES, *VECTOR_LOSSES, *PAIR_LOSSES, *TRIPLET_LOSSES)
     losses = [loss for loss in every if re.search(only, loss.id)]
     if not losses:
         raise typer.BadParameter(f"no loss matches {only!r}", param_hint="--only")
@@ -90,6 +92,8 @@ def calls(loss: Loss, dtype: torch.dtype, device: Device, quick: bool) -> Iterat
         return row_cases(loss, dtype, device, quick)
     if isinstance(loss, LatticeLoss):
         return lattice_cases(loss, dtype, device, quick)
+    if isinstance(loss, VectorLoss):
+        return vector_cases(loss, dtype, device, quick)
     if isinstance(loss, PairLoss):
         return pair_cases(loss, dtype, device, quick)
     if isinstance(loss, TripletLoss):
