@@ -49,8 +49,8 @@ def test_reductions_and_weights(loss: VectorLoss, dtype: torch.dtype) -> None:
     for reduction in loss.reductions:
         VectorCall(loss, given, reduction).judge()
         VectorCall(loss, given, reduction, free=everything(loss), factor=-0.37).judge()
-    for operand in everything(loss):
-        VectorCall(loss, given, "mean", free=(operand,)).judge()
+    operand = everything(loss)[DTYPES.index(dtype) % len(everything(loss))]
+    VectorCall(loss, given, "mean", free=(operand,)).judge()
 
 
 @EACH_LOSS
