@@ -70,7 +70,7 @@ def test_the_oracle_is_torchs_own(loss: VectorLoss) -> None:
 def test_second_derivatives_are_torchs(loss: VectorLoss) -> None:
     for shape in SHAPES[:3]:
         given = loss.given(shape, seed=len(shape), away=True)
-        for reduction in loss.reductions:
+        for reduction in ("none", "mean"):
             assert_agrees(VectorCall(loss, given, reduction, second=True), 1e-11)
 
 

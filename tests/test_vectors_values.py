@@ -16,7 +16,7 @@ from torch import Tensor
 import fusedloss.functional as L
 from fusedloss.testing.cases import DTYPES, LAYOUTS, RANGES, channels_last, offset, one_number, stepped, transposed
 from fusedloss.testing.catalogue import normal
-from fusedloss.testing.judge import numbers
+from fusedloss.testing.judge import FEW_ULPS, numbers, ulp
 from fusedloss.testing.vector_cases import LENGTH, LENGTHS, ROWS, SHAPE, VectorCall, all_laid_out
 from fusedloss.testing.vector_catalogue import VECTOR_LOSSES, VectorLoss, alike, alike_or_not, same_or_other
 
@@ -49,8 +49,8 @@ def test_reductions_and_weights(loss: VectorLoss, dtype: torch.dtype) -> None:
     for reduction in loss.reductions:
         VectorCall(loss, given, reduction).judge()
         VectorCall(loss, given, reduction, free=everything(loss), factor=-0.37).judge()
-    for operand in everything(loss):
-        VectorCall(loss, given, "mean", free=(operand,)).judge()
+    operand = everything(loss)[DTYPES.index(dtype) % len(everything(loss))]
+    VectorCall(loss, given, "mean", free=(operand,)).judge()
 
 
 @EACH_LOSS
@@ -58,9 +58,11 @@ def test_numbers_of_entries(loss: VectorLoss) -> None:
     """Around registers, tiles and what is kept at hand. Every number in one dtype, and in another with another loss."""
     for k, length in enumerate(LENGTHS):
         dtype = DTYPES[(k + VECTOR_LOSSES.index(loss)) % 4]
-        if length == 1 and loss.parameters.get("normalize"):
+        of_directions = loss.parameters.get("normalize") or loss.parameters.get("distance_function") == "cosine"
+        if length == 1 and of_directions:
             continue  # all vectors are 1 or -1, at no distance or at 2
-        given = loss.given((max(5, 300 // length), length), dtype, seed=length)
+        # (Directions that nearly agree are looked at below.)
+        given = loss.given((max(5, 300 // length), length), dtype, seed=length, away=bool(of_directions))
         VectorCall(loss, given, "none" if length % 2 else "sum", free=everything(loss)).judge()
 
 
@@ -358,14 +360,24 @@ def test_ranges(loss: VectorLoss, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @EACH_LOSS
 def test_vectors_that_nearly_agree(loss: VectorLoss, dtype: torch.dtype) -> None:
-    """Differences have all the digits that the vectors have."""
-    given = loss.given((60, 20), dtype, seed=18)
-    # (Which of two cosines is the smaller one is not to be seen where they differ by the square of this.)
-    of_cosines = loss.parameters.get("distance_function") == "cosine"
-    for apart in (1e-2,) if of_cosines else (1e-2, 1e-4, 1e-6):
-        other = loss.given((60, 20), dtype, seed=19, scale=apart)
+    """Differences have all the digits that the vectors have.
+
+    How much is left of a single row is a matter of luck, torch's and ours: the errors of all together are compared.
+    """
+    if loss.parameters.get("swap"):  # which of two distances is the smaller one is not to be seen
+        loss = replace(loss, parameters=loss.parameters | {"swap": False})
+    given = loss.given((300, 7), dtype, seed=18)
+    for apart in (1e-2, 1e-4, 1e-6):
+        other = loss.given((300, 7), dtype, seed=19, scale=apart)
         near = {k: given[loss.vectors[0]] + other[k] for k in loss.vectors[1:]}
-        VectorCall(loss, given | near, "none").judge()
+        call = VectorCall(loss, given | near, "none")
+        value, gradients = call.ours()
+        (theirs, their_gradients), (exact, slopes) = call.references(value)
+        slopes_found = ((gradients[k], their_gradients[k], slopes[k]) for k in gradients)
+        for found, torchs, known in [(value, theirs, exact), *slopes_found]:
+            off = (numbers(x, np.longdouble) - known.value for x in (found, torchs))
+            ours, of_torch, size = (np.sqrt(np.square(x).mean()) for x in (*off, known.size))
+            assert ours <= 2 * of_torch + FEW_ULPS * ulp(size, dtype), apart
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

@@ -114,8 +114,9 @@ struct Cosine {
   template <class V>
   FUSEDLOSS_INLINE MeasuredCosine<V> measured(V product, V first_square, V second_square) const {
     const Length<V> first(first_square), second(second_square);
-    const V cross = first.inverse * second.inverse;
-    const V cosine = product * first.inverse * second.inverse;
+    // (One quotient: of parallel vectors the cosine is then 1, and not nearly so.)
+    const V lengths = first.length * second.length;
+    const V cross = V(1) / lengths, cosine = product / lengths;
     const V of_first = -cosine * first.inverse_square, of_second = -cosine * second.inverse_square;
     if constexpr (of_embeddings)
       return {cosine, cross, of_first, of_second};
@@ -126,18 +127,16 @@ struct Cosine {
  private:
   template <class V>
   struct Length {
-    V inverse;
+    V length;
     V inverse_square;  // 0 where the length is a constant
     FUSEDLOSS_INLINE explicit Length(V square) {
-      if constexpr (of_embeddings) {
-        inverse = V(1) / sqrt(square + V(1e-12));
-        inverse_square = inverse * inverse;
-      } else {
-        const V length = sqrt(square);
-        const auto constant = length <= V(1e-8);
-        inverse = select(constant, V(1e8), V(1) / length);
-        inverse_square = select(constant, V(0), inverse * inverse);
-      }
+      if constexpr (of_embeddings) square = square + V(1e-12);
+      length = sqrt(square);
+      inverse_square = V(1) / square;
+      if constexpr (of_embeddings) return;
+      const auto constant = length <= V(1e-8);
+      length = select(constant, V(1e-8), length);
+      inverse_square = select(constant, V(0), inverse_square);
     }
   };
 };
