@@ -23,7 +23,7 @@ Results = dict[str, list[Tensor]]
 NONE, MEAN, SUM = 0, 1, 2
 # Of the ops: vectors of the rows, of the columns, of what belongs to a row and is no column, scale and bias.
 OPERANDS = 5
-ROWS_OF_TILE, NUMBERS_OF_TILE = 1024, 1 << 22
+ROWS_OF_TILE, NUMBERS_OF_TILE = 1024, 1 << 21
 
 
 @dataclass
