@@ -4,6 +4,8 @@
 // where it is largest. Its derivative by a component of a is factor * slope(r), by one of b minus that. A cosine is
 // found from a.b, |a|^2 and |b|^2; its derivative by a is cross * b + of_first * a.
 #pragma once
+#include <cmath>
+
 #include "core/roots.h"
 #include "vectors/kernel.h"
 
@@ -88,8 +90,11 @@ struct Largest {
 
 struct Powers {
   static constexpr bool kOfLargest = false, kOfProducts = false;
-  Constant of_slope, root;
-  explicit Powers(const Settings& settings) : of_slope(settings.p - 1), root(1 / settings.p) {}
+  Constant of_slope, root, beyond_root;  // 1 / p in two parts: the power of a large sum has few digits of one
+  explicit Powers(const Settings& settings)
+      : of_slope(settings.p - 1),
+        root(1 / settings.p),
+        beyond_root(std::fma(-(1 / settings.p), settings.p, 1.0) / settings.p) {}
 
   template <class V>
   FUSEDLOSS_INLINE V slope(V r) const {
@@ -99,7 +104,8 @@ struct Powers {
   }
   template <class V>
   FUSEDLOSS_INLINE Measured<V> measured(V sum) const {
-    const V norm = power(sum, root);
+    const V rough = power(sum, root);
+    const V norm = select(sum > V(0), rough + rough * (V(beyond_root) * log(sum)), rough);
     return {norm, select(sum == V(0), V(0), norm / sum)};
   }
 };

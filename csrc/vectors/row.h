@@ -163,15 +163,13 @@ class Row {
   }
 
   FUSEDLOSS_INLINE void put_by_differences() const {
-    S along[kVectors], of_pair[kPairs];
+    S along[kVectors];
     for (int k = 0; k < kVectors; ++k) along[k] = S(0);
     for (int pair = 0; pair < kPairs; ++pair) {
-      of_pair[pair] = S(0);
       if (!moves_[pair]) continue;
-      of_pair[pair] = slope_[pair] * factor_[pair];
       const int first = first_of(pair), second = second_of(pair);
-      along[first] = along[first] + of_pair[pair] * along_first_[pair];
-      along[second] = along[second] - of_pair[pair] * along_second_[pair];
+      along[first] = along[first] + slope_[pair] * (factor_[pair] * along_first_[pair]);
+      along[second] = along[second] - slope_[pair] * (factor_[pair] * along_second_[pair]);
     }
     for (int k = 0; k < kVectors; ++k) along[k] = turns_[k] * along[k];
     access_.each_place([&](auto place) {
@@ -180,7 +178,9 @@ class Row {
       for (int k = 0; k < kVectors; ++k) by[k] = V(0);
       for (int pair = 0; pair < kPairs; ++pair) {
         if (!moves_[pair]) continue;
-        const V part = access_.spread(of_pair[pair]) * element(difference(x, pair), pair);
+        // (The distance's own slope first: it is never far from 1, where its factors may be.)
+        const V of_distance = access_.spread(factor_[pair]) * element(difference(x, pair), pair);
+        const V part = access_.spread(slope_[pair]) * of_distance;
         const int first = first_of(pair), second = second_of(pair);
         by[first] = by[first] + part;
         by[second] = by[second] - part;

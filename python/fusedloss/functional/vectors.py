@@ -125,6 +125,8 @@ def cosine_embedding_loss(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
+    if isinstance(target, Tensor) and target.requires_grad:  # it is a choice: torch takes it for a constant too
+        target = target.detach()
     return _ops.cosine_embedding_loss(input1, input2, target, weight, (margin,), normalize, reduction)
 
 
@@ -263,7 +265,7 @@ def _known_distance(function: Distance | str | None) -> tuple[int, float, float]
 
 def _by_any_distance(
     distance: Distance,
-    vectors: tuple[Tensor, Tensor, Tensor],
+    vectors: tuple[Tensor, ...],
     margin: float,
     swap: bool,
     reduction: str,
@@ -271,18 +273,28 @@ def _by_any_distance(
     normalize: bool,
 ) -> Tensor:
     name = "triplet_margin_with_distance_loss"
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
+        raise TypeError(f"{name}: margin must be a number, got {type(margin).__name__}")
     if not margin >= 0:
         raise ValueError(f"{name}: margin must be a number of at least 0, got {margin}")
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    if weight is not None:  # rows that do not count go nowhere, the distance included
+        vectors = tuple(torch.where(weight.unsqueeze(-1) == 0, 0, x) for x in vectors)
     if normalize:
-        anchor, positive, negative = (torch.nn.functional.normalize(x, dim=-1) for x in vectors)
-    else:
-        anchor, positive, negative = vectors
-    far = distance(anchor, negative)
+        vectors = tuple(torch.nn.functional.normalize(x, dim=-1) for x in vectors)
+    anchor, positive, negative = vectors
+
+    def checked(first: Tensor, second: Tensor) -> Tensor:
+        found = distance(first, second)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"{name}: distance_function must give a tensor, got {type(found).__name__}")
+        return found
+
+    far = checked(anchor, negative)
     if swap:
-        far = torch.minimum(far, distance(positive, negative))
-    loss = torch.relu(margin + distance(anchor, positive) - far)
+        far = torch.minimum(far, checked(positive, negative))
+    loss = torch.relu(margin + checked(anchor, positive) - far)
     if weight is not None:
         loss = torch.where(weight == 0, 0, loss * weight)
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
