@@ -130,6 +130,7 @@ def test_second_derivatives_in_any_layout(loss: VectorLoss, dtype: torch.dtype) 
                 VectorCall(loss, moved, "none", second=True, same_as=straight).judge()
 
 
+@pytest.mark.xfail(reason="open, issue 7: with normalize one digit more is lost than the rule allows", strict=False)
 @EACH_LOSS
 def test_second_derivatives_of_long_vectors(loss: VectorLoss) -> None:
     if loss.parameters.get("p", 2.0) == 2 and "module" not in loss.variant:  # of others a corner is always near
