@@ -430,7 +430,6 @@ def test_all_kernels_of_vectors_are_present(architecture: str) -> None:
     assert len(titles) == len(expected) and set(titles) == expected
 
 
-@pytest.mark.xfail(reason="open, issue 7: some kernels of vectors need more registers than this limit", strict=False)
 def test_registers_and_packs_of_vectors(architecture: str) -> None:
     """Two blocks run at once, or one where numbers are dual ones of doubles."""
     for name, kernel in of_vectors(architecture).items():

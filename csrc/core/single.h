@@ -73,7 +73,10 @@ struct Single {
   }
   // As in core/roots.h.
   FUSEDLOSS_INLINE friend Single sqrt(Single x) { return of(::sqrt(x.raw)); }
-  FUSEDLOSS_INLINE friend Single power(Single x, Constant exponent) { return of(::pow(x.raw, T(exponent))); }
+  // By way of doubles: the exponent must have more digits than the result, and so must the logarithm.
+  FUSEDLOSS_INLINE friend Single power(Single x, Constant exponent) {
+    return of(T(::pow(double(x.raw), double(exponent))));
+  }
   FUSEDLOSS_INLINE friend Single reciprocal_bounded(Single x) { return of(reciprocal_bounded(x.raw)); }
 };
 
