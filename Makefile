@@ -21,7 +21,7 @@ EMULATED_TESTS := $(addprefix tests/test_, values.py gradients.py properties.py 
   $(addprefix tests/test_lattice_, values.py gradients.py opinfo.py transforms.py validation.py composability.py) \
   $(addprefix tests/test_pairs_, values.py gradients.py) \
   $(addprefix tests/test_triplets_, validation.py) \
-  $(addprefix tests/test_vectors_, gradients.py)
+  $(addprefix tests/test_vectors_, values.py gradients.py)
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
   -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 SOURCES := $(shell find csrc cmake python -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml

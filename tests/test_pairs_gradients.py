@@ -430,3 +430,13 @@ def test_derivatives_without_negatives(loss: PairLoss) -> None:
         _, slope = torch.func.jvp(call, plain, tuple(torch.ones_like(x) for x in inputs))
         for found in (*gradients, *second, slope):
             assert not found.any()
+
+
+def test_what_is_added_to_all_logits_of_a_softmax_has_no_slope() -> None:
+    """No public function adds something to them, but the ops can."""
+    x, y = torch.randn(2, 9, 5, dtype=torch.float64)
+    bias = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    for symmetric in (False, True):
+        value = torch.ops.fusedloss.clip_loss(x, y, None, None, bias, None, [3.0, 0.0], None, symmetric, False, 1)
+        (slope,) = torch.autograd.grad(value, bias)
+        assert abs(float(slope)) < 1e-14

@@ -63,12 +63,13 @@ class Row {
     if (moving) *product_dot = logits_.scale_dot.raw[0] * slope + logits_.scale.raw[0] * slope_dot;
     more_by_scale_ +=
         moving ? double(slope_dot) * double(x) + double(slope) * double(x_dot) : double(slope) * double(x);
+    more_by_bias_ += double(moving ? slope_dot : slope);
   }
   void take_alone(int64_t column) { alone_ = column; }
   static typename V::Mask lane(int64_t number) { return first_lanes<V>(number + 1) & !first_lanes<V>(number); }
   void write_slopes() {
     if (tile_.scale_slopes) tile_.scale_slopes[number_] = total_of(by_scale_) + more_by_scale_;
-    if (tile_.bias_slopes) tile_.bias_slopes[number_] = total_of(by_bias_);
+    if (tile_.bias_slopes) tile_.bias_slopes[number_] = total_of(by_bias_) + more_by_bias_;
   }
 
   const Tile& tile_;
@@ -86,7 +87,7 @@ class Row {
   }
 
   LongSum<V> by_scale_, by_bias_;
-  double more_by_scale_ = 0;
+  double more_by_scale_ = 0, more_by_bias_ = 0;
   int64_t alone_ = -1;  // the column that is taken on its own
 };
 
