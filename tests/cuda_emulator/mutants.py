@@ -398,7 +398,7 @@ MUTANTS = (
         "if (++held_ == kShort) flush();",
         "++held_;\n    if (held_ == kShort) still_ = 0;",
     ),
-    Mutant("triplets: others pull nothing", TRIPLETS, "a < pass.block; ++a) pulled", "a < 0; ++a) pulled"),
+    Mutant("triplets: others do not pull", TRIPLETS, "a < pass.block; ++a) pulled", "a < 0; ++a) pulled"),
     Mutant("triplets: anchors of the first block only", TRIPLETS, "pass.first <= n && n", "pass.first == 0 && n"),
     Mutant(
         "triplets: turned back along the wrong vector", TRIPLETS, "return w[d] * still(d);", "return y[d] * still(d);"
