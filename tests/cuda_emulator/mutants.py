@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -515,14 +516,16 @@ def defect_found(build: Path, jobs: int, checks: Iterable[str] = tuple(CHECKS.va
         "UBSAN_OPTIONS": "halt_on_error=1",
         "TSAN_OPTIONS": "halt_on_error=1",
     }
-    for check in checks:
+
+    def found_by(check: str) -> str:
         try:
             tested = run([sys.executable, str(ROOT / HERE / check), str(module)], env=environment, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return f"no end within {SECONDS} s"
-        if tested.returncode:
-            return complaint(tested.stderr)
-    return ""
+        return complaint(tested.stderr) if tested.returncode else ""
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return next(filter(None, pool.map(found_by, checks)), "")
 
 
 def try_mutant(mutant: Mutant, build: Path, jobs: int) -> str:
