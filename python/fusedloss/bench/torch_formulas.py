@@ -197,7 +197,9 @@ def _semi_hard(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> 
     ordered = d.masked_fill(~negative, math.inf).sort(dim=1, stable=True).values
     negatives = negative.sum(1, keepdim=True)
     next_farther = torch.searchsorted(ordered.detach(), d.detach(), right=True)
-    chosen = ordered.gather(1, torch.minimum(next_farther, (negatives - 1).clamp(min=0)))
+    farthest = ordered.detach().gather(1, (negatives - 1).clamp(min=0))
+    first_farthest = torch.searchsorted(ordered.detach(), farthest)  # of equals the one with the lowest index
+    chosen = ordered.gather(1, torch.minimum(next_farther, first_farthest))
     pairs = positive & (negatives > 0)
     return (F.relu(d - chosen + margin) * pairs).sum(1), pairs.sum()
 
