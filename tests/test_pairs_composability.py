@@ -4,6 +4,7 @@ threads, modules. Function transforms are in test_pairs_transforms.py."""
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ def ops_called(loss: PairLoss, given: dict[str, Tensor], reduction: str) -> dict
 
 
 DIFFERENTIABLE = ("", "_backward", "_jvp")  # what the names of ops with a derivative add to the loss's
+FITS_CACHE = 8 << 20  # bytes
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides that one by other means
@@ -202,9 +204,9 @@ def test_an_exported_program_runs() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @EACH_LOSS
-def test_autocast_widens_the_result_and_copies_nothing(loss: PairLoss, dtype: torch.dtype) -> None:
-    """Of whole tables: what is in cache is converted there."""
-    given = loss.given((1100, 4) if loss.has_ops else (33, 4), dtype)
+def test_autocast_widens_the_result_and_copies_no_large_table(loss: PairLoss, dtype: torch.dtype) -> None:
+    """What fits a cache is converted there."""
+    given = loss.given((1100, 2000) if loss.has_ops else (33, 4), dtype)
     wide = {k: x.float() if x.is_floating_point() else x for k, x in given.items()}
     shapes = [list(given[k].shape) for k in loss.tables]
     for reduction in loss.reductions:
@@ -215,13 +217,16 @@ def test_autocast_widens_the_result_and_copies_nothing(loss: PairLoss, dtype: to
         ):
             result = loss(*operands, reduction=reduction)
         assert result.dtype == torch.float32
-        copies = [e.name for e in profile.events() if e.name == "aten::_to_copy" and e.input_shapes[0] in shapes]
-        assert not copies or not loss.has_ops
+        copies = [e.input_shapes[0] for e in profile.events() if e.name == "aten::_to_copy"]
+        large = [shape for shape in copies if shape in shapes and 4 * math.prod(shape) > FITS_CACHE]
+        assert not large or not loss.has_ops
         value, *of_wide = step(loss, wide, reduction)
         torch.testing.assert_close(result.detach(), value, rtol=1e-6, atol=1e-6)
         for gradient, expected in zip(torch.autograd.grad(result.sum(), free), of_wide, strict=True):
             assert gradient.dtype == dtype
-            torch.testing.assert_close(gradient, expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+            # Where products of bfloat16 are fast, the slopes of logits are rounded to it as well.
+            one_rounding = torch.finfo(dtype).eps / 2 * expected.abs().max().item()
+            torch.testing.assert_close(gradient, expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=one_rounding)
 
 
 @pytest.mark.parametrize("name", ["clip_loss", "siglip_loss"])

@@ -120,6 +120,15 @@ def test_two_views_in_one_tensor() -> None:
 # ---- by the judge ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@EACH_LOSS
+def test_gradients_of_tables_of_half_types(loss: PairLoss, dtype: torch.dtype) -> None:
+    """Of so many numbers that their products are made by the processor's own instructions, if it has them."""
+    shape = (300, 130) if loss.has_ops else (24, 130)
+    for reduction in loss.reductions:
+        PairCall(loss, loss.given(shape, dtype, seed=9), reduction).judge()
+
+
 @EACH_DTYPE
 @EACH_LOSS
 def test_second_derivatives(loss: PairLoss, dtype: torch.dtype) -> None:

@@ -30,18 +30,6 @@ struct Family {
 
 }  // namespace
 
-at::Tensor value(const Loss& loss, const Arguments& a) { return differentiable::value<Family>(loss, a); }
-
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  return differentiable::backward<Family>(loss, grad_output, mask, a);
-}
-
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  return differentiable::jvp<Family>(loss, tangents, a);
-}
-
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
-  return differentiable::hvp<Family>(loss, grad_output, tangents, mask, a);
-}
+FUSEDLOSS_AUTOGRAD(Family)
 
 }  // namespace fusedloss::lattice::autograd

@@ -7,6 +7,7 @@
 #include "lattice/device_pass.h"
 #include "lattice/op.h"
 #include "torch/allocate.h"
+#include "torch/below_autograd.h"
 #include "torch/checks.h"
 #include "torch/views.h"
 
@@ -90,7 +91,8 @@ class Call {
   bool on_gpu() const { return on_device(a_.operands[0]); }
   bool computes() const { return !a_.operands[0].is_meta(); }
 
-  void take_tangent(const at::Tensor& tangent) {
+  void take_tangents(const Tensors& tangents) {
+    const at::Tensor& tangent = tangents[0];
     check_real(name_, "tangent0", tangent);
     check_device(name_, "tangent0", tangent, "log_probs", a_.operands[0]);
     TORCH_CHECK_TYPE(c10::isFloatingType(tangent.scalar_type()), name_,
@@ -115,7 +117,7 @@ class Call {
   void make_value() {
     value_ = empty_laid_out_like(a_.operands[0], reduces() ? c10::SymDimVector() : known_.shape, known_.dtype);
   }
-  void make_gradient(const Mask& mask) {
+  void make_gradients(const Mask& mask) {
     const at::Tensor& x = a_.operands[0];
     if (mask[0]) take_gradient(empty_laid_out_like(x, x.sym_sizes(), x.scalar_type()));
   }
@@ -143,7 +145,7 @@ class Call {
   std::vector<at::Tensor> gradients() const {
     return gradient_.defined() ? std::vector<at::Tensor>{gradient_} : std::vector<at::Tensor>();
   }
-  Result result() const {
+  Results results() const {
     if (gradient_.defined()) return gradient_;
     return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, known_.compute);
   }
@@ -210,28 +212,7 @@ class Call {
 
 }  // namespace
 
-at::Tensor value(const Loss& loss, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.make_gradient(mask);
-  call.run();
-  return {call.value(), call.gradients()};
-}
-
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.make_gradient(mask);
-  call.run();
-  return call.result();
-}
+FUSEDLOSS_KERNELS(Call)
 
 at::Tensor scaled_samples(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output,
                           const Arguments& a, bool in_place) {
@@ -241,23 +222,6 @@ at::Tensor scaled_samples(const Loss& loss, const at::Tensor& gradient, const at
   call.take_gradient(result);
   call.scale();
   return result;
-}
-
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  Call call(loss, a);
-  call.take_tangent(tangents[0]);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.take_tangent(tangents[0]);
-  call.make_gradient(mask);
-  call.run();
-  return call.result();
 }
 
 }  // namespace kernels

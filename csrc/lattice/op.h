@@ -11,6 +11,7 @@
 
 #include "core/loss.h"
 #include "lattice/kernel.h"
+#include "torch/family.h"
 
 namespace fusedloss::lattice {
 
@@ -23,8 +24,6 @@ const Engine& engine();
 
 using Mask = std::array<bool, 1>;
 using Tensors = std::array<at::Tensor, 1>;
-// What _backward and _hvp return: the gradient, empty where the mask does not ask for it.
-using Result = std::tuple<at::Tensor>;
 
 // The arguments that all five ops end with.
 struct Arguments {
@@ -48,39 +47,12 @@ struct Checked {
 };
 Checked check(const Description& about, const Arguments& arguments);
 
-// Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.
-struct Gradients {
-  at::Tensor value;
-  Tensors of;
-};
-at::Tensor call_value(const Loss& loss, const Arguments& arguments);
-Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& arguments);
-Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                 const Arguments& arguments);
+FUSEDLOSS_DECLARE_OPS
 
-// What the ops do below autograd: check, allocate, compute.
 namespace kernels {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask,
-                                                                   const Arguments& arguments);
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-           const Arguments& arguments);
 // An unreduced loss's gradient for an incoming gradient of 1, times the one that came; in place or not.
 at::Tensor scaled_samples(const Loss& loss, const at::Tensor& gradient, const at::Tensor& grad_output,
                           const Arguments& arguments, bool in_place);
 }  // namespace kernels
-
-// What they do at the autograd key: record, and call the ones below.
-namespace autograd {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-           const Arguments& arguments);
-}  // namespace autograd
 
 }  // namespace fusedloss::lattice

@@ -15,15 +15,14 @@
 #include "pairs/op.h"
 #include "pairs/sweep.h"
 #include "torch/allocate.h"
+#include "torch/below_autograd.h"
 #include "torch/checks.h"
 
 namespace fusedloss::pairs {
 
 // ---- checks ---------------------------------------------------------------------------------------------------
 
-namespace {
 // Where the vectors that belong to rows are no columns, what the loss calls its second operand is those.
-}  // namespace
 const char* name_of(const Description& about, int place, bool apart) {
   if (!apart) return about.operands[place];
   return place == kSecond ? "negatives" : place == kPositive ? about.operands[kSecond] : about.operands[place];
@@ -48,15 +47,6 @@ void check_number(const Description& about, int place, const at::Tensor& tensor,
   check_floating(about, about.operands[place], tensor, first);
   TORCH_CHECK_VALUE(tensor.sym_numel() == 1, about.name, ": ", about.operands[place],
                     " must be one number, got a tensor of shape ", tensor.sym_sizes());
-}
-void check_labels(const Description& about, const Arguments& a, const c10::SymInt& rows) {
-  if (!about.by_label) return;
-  check_real(about.name, "labels", a.labels);
-  check_device(about.name, "labels", a.labels, about.operands[kFirst], a.operands[kFirst]);
-  TORCH_CHECK_TYPE(c10::isIntegralType(a.labels.scalar_type(), /*includeBool=*/false), about.name,
-                   ": labels must be of an integer type, got ", a.labels.scalar_type());
-  TORCH_CHECK_VALUE(a.labels.dim() == 1 && a.labels.sym_size(0) == rows, about.name,
-                    ": labels must be one number for each of the ", rows, " vectors, got shape ", a.labels.sym_sizes());
 }
 // That there is a column, or a vector, that belongs to every row.
 void check_counts(const Description& about, const Arguments& a, const c10::SymInt& rows) {
@@ -89,7 +79,7 @@ Checked check(const Description& about, const Arguments& a) {
                     about.name, ": reduction number ", int(a.reduction), " is not one of this loss");
   TORCH_CHECK_VALUE(a.parameters.size() == 2, about.name, ": expected 2 parameters, got ", a.parameters.size());
   const c10::SymInt rows = first.sym_size(0);
-  check_labels(about, a, rows);
+  if (about.by_label) check_labels(about.name, a.labels, about.operands[kFirst], first);
   check_counts(about, a, rows);
   Checked known;
   known.shape.push_back(rows);
@@ -350,45 +340,7 @@ class Call {
 
 }  // namespace
 
-at::Tensor value(const Loss& loss, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.make_gradients(mask);
-  call.run();
-  return {call.value(), call.gradients()};
-}
-
-Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.make_gradients(mask);
-  call.run();
-  return call.results();
-}
-
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  Call call(loss, a);
-  call.take_tangents(tangents);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.take_tangents(tangents);
-  call.make_gradients(mask);
-  call.run();
-  return call.results();
-}
+FUSEDLOSS_KERNELS(Call)
 
 }  // namespace kernels
 

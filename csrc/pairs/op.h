@@ -11,6 +11,7 @@
 
 #include "core/loss.h"
 #include "pairs/kernel.h"
+#include "torch/family.h"
 
 namespace fusedloss::pairs {
 
@@ -23,8 +24,6 @@ const Engine& engine();
 
 using Mask = std::array<bool, kOperands>;
 using Tensors = std::array<at::Tensor, kOperands>;
-// What _backward and _hvp return: a gradient for each operand, empty where the mask does not ask for it.
-using Results = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // The arguments that all five ops end with.
 struct Arguments {
@@ -55,36 +54,6 @@ struct Checked {
 const char* name_of(const Description& about, int place, bool apart);
 Checked check(const Description& about, const Arguments& arguments);
 
-// Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.
-struct Gradients {
-  at::Tensor value;
-  Tensors of;
-};
-at::Tensor call_value(const Loss& loss, const Arguments& arguments);
-Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& arguments);
-Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                 const Arguments& arguments);
-
-// What the ops do below autograd: check, allocate, compute.
-namespace kernels {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask,
-                                                                   const Arguments& arguments);
-Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-            const Arguments& arguments);
-}  // namespace kernels
-
-// What they do at the autograd key: record, and call the ones below.
-namespace autograd {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-            const Arguments& arguments);
-}  // namespace autograd
+FUSEDLOSS_DECLARE_OPS
 
 }  // namespace fusedloss::pairs

@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kSmallestNorm = 1e-12;  // torch.nn.functional.normalize's
 constexpr int64_t kStretch = 512;
+constexpr int64_t kCopiedBytes = int64_t(8) << 20;  // of vectors that are made ready once for all products
 
 // Of every row, as a column.
 at::Tensor each_dot(const at::Tensor& a, const at::Tensor& b) {
@@ -21,23 +22,34 @@ at::Tensor each_dot(const at::Tensor& a, const at::Tensor& b) {
 
 Side::Side(const at::Tensor& vectors, const at::Tensor& tangent, bool normalize, at::ScalarType compute)
     : vectors_(vectors), tangent_(tangent), normalize_(normalize), compute_(compute) {
-  if (!normalize) return;
-  const at::Tensor norm = at::empty({count(), 1}, vectors.options().dtype(compute));
+  if (normalize) find_norms();
+  const int64_t bytes = vectors.numel() * int64_t(c10::elementSize(compute));
+  if (bytes <= kCopiedBytes && (normalize || !lies_ready(vectors))) copies_ = rows(0, count());
+}
+
+void Side::find_norms() {
+  const at::Tensor norm = at::empty({count(), 1}, vectors_.options().dtype(compute_));
   for (int64_t begin = 0; begin < count(); begin += kStretch) {
     at::Tensor some = norm.narrow(0, begin, std::min(kStretch, count() - begin));
-    at::linalg_vector_norm_out(some, ready(vectors, begin, some.size(0)), 2, at::IntArrayRef{1}, /*keepdim=*/true);
+    at::linalg_vector_norm_out(some, ready(vectors_, begin, some.size(0)), 2, at::IntArrayRef{1}, /*keepdim=*/true);
   }
   inverse_ = norm.clamp_min(kSmallestNorm).reciprocal();
-  counts_ = norm.ge(kSmallestNorm).to(compute);
+  counts_ = norm.ge(kSmallestNorm).to(compute_);
 }
 
 // BLAS takes rows of any distance.
+bool Side::lies_densely(const at::Tensor& matrix) {
+  return (matrix.size(1) <= 1 || matrix.stride(1) == 1) && matrix.stride(0) >= std::max<int64_t>(matrix.size(1), 1);
+}
 bool Side::lies_ready(const at::Tensor& matrix) const {
-  return matrix.scalar_type() == compute_ && (matrix.size(1) <= 1 || matrix.stride(1) == 1) &&
-         matrix.stride(0) >= std::max<int64_t>(matrix.size(1), 1);
+  return matrix.scalar_type() == compute_ && lies_densely(matrix);
+}
+bool Side::are_short() const {
+  return vectors_.scalar_type() == at::kBFloat16 && !normalize_ && lies_densely(vectors_);
 }
 int64_t Side::stretch() const {
-  const bool all = !normalize_ && lies_ready(vectors_) && (!moves() || lies_ready(tangent_));
+  const bool vectors = copies_.defined() || (!normalize_ && lies_ready(vectors_));
+  const bool all = vectors && (!moves() || (!normalize_ && lies_ready(tangent_)));
   return std::max<int64_t>(all ? count() : std::min(count(), kStretch), 1);
 }
 at::Tensor Side::ready(const at::Tensor& matrix, int64_t begin, int64_t count) const {
@@ -45,6 +57,7 @@ at::Tensor Side::ready(const at::Tensor& matrix, int64_t begin, int64_t count) c
   return lies_ready(matrix) ? some : some.to(compute_).contiguous();
 }
 at::Tensor Side::rows(int64_t begin, int64_t count) const {
+  if (copies_.defined()) return copies_.narrow(0, begin, count);
   const at::Tensor some = ready(vectors_, begin, count);
   return normalize_ ? some * inverse_.narrow(0, begin, count) : some;
 }

@@ -12,6 +12,8 @@
 #include <cmath>
 #include <vector>
 
+#include "torch/processor.h"
+
 namespace fusedloss::pairs {
 namespace {
 
@@ -41,6 +43,13 @@ void in_stretches(const Side& side, int64_t begin, int64_t end, const Use& use) 
 
 void add_product(const at::Tensor& to, const at::Tensor& a, const at::Tensor& b) {
   at::addmm_out(const_cast<at::Tensor&>(to), to, a, b);
+}
+// The same of bfloat16 rows, of which many processors multiply several times as many in the same time: the factors are
+// rounded to that type as well, and so is the product, which is a gradient of that type or a part of one.
+void add_short_product(const at::Tensor& to, const at::Tensor& a, const at::Tensor& b) {
+  at::Tensor product = at::empty({a.size(0), b.size(1)}, b.options());
+  at::mm_out(product, a, b);
+  to.add_(product);
 }
 void add_multiples(const at::Tensor& to, const at::Tensor& factors, const at::Tensor& rows) {
   to.addcmul_(factors.unsqueeze(1), rows);
@@ -76,9 +85,17 @@ struct Block {
   at::Tensor products, moving;
 };
 
+// (With fewer numbers a product takes no time, or is not the fast one.)
+bool multiplies_fast(const Plan& plan) {
+  constexpr int64_t kEnough = 1 << 15;
+  const auto fits = [](const Side& side) { return side.are_short() && side.numbers() >= kEnough; };
+  return !plan.on_gpu && !plan.moving && multiplies_bfloat16() && fits(*plan.first) && fits(*plan.second);
+}
+
 class Sweep {
  public:
-  Sweep(const Plan& plan) : plan_(plan), first_(*plan.first), second_(*plan.second) {
+  Sweep(const Plan& plan)
+      : plan_(plan), first_(*plan.first), second_(*plan.second), short_numbers_(multiplies_fast(plan)) {
     const int64_t columns = std::max<int64_t>(second_.count(), 1);
     rows_ = std::clamp<int64_t>(kTileNumbers / columns, kFewest, kBlock);
     rows_ = std::min(rows_, std::max<int64_t>(first_.count(), 1));
@@ -200,16 +217,26 @@ class Sweep {
       if (differentiates()) gather_first(block, begin, count);
     });
     if (!differentiates() || !second_.gathers()) return;
+    if (short_numbers_) return gather_second_of_short(block);
     const Rows a(first_, block.begin, block.count);
     in_pieces(plan_.on_gpu, second_.count(), [&](int64_t begin, int64_t count) {
       gather(second_, begin, count, block.products.narrow(1, begin, count).t(),
              transposed(piece_of(block.moving, 1, begin, count)), a, add_product);
     });
   }
+  void gather_second_of_short(const Block& block) const {
+    const at::Tensor a = first_.short_rows(block.begin, block.count);
+    in_pieces(plan_.on_gpu, second_.count(), [&](int64_t begin, int64_t count) {
+      const at::Tensor slopes = block.products.narrow(1, begin, count).to(at::kBFloat16);
+      add_short_product(second_.gradient(begin, count), slopes.t(), a);
+    });
+  }
   void gather_first(const Block& block, int64_t begin, int64_t count) const {
     const int64_t row = block.begin + begin;
     const at::Tensor slopes = block.products.narrow(0, begin, count), moving = piece_of(block.moving, 0, begin, count);
-    if (first_.gathers())
+    if (first_.gathers() && short_numbers_)
+      add_short_product(first_.gradient(row, count), slopes.to(at::kBFloat16), second_.short_rows(0, second_.count()));
+    else if (first_.gathers())
       in_stretches(second_, 0, second_.count(), [&](int64_t column, int64_t columns) {
         gather(first_, row, count, slopes.narrow(1, column, columns), piece_of(moving, 1, column, columns),
                Rows(second_, column, columns), add_product);
@@ -223,6 +250,7 @@ class Sweep {
 
   const Plan& plan_;
   Side &first_, &second_;
+  const bool short_numbers_;  // whether gradients come from products of these
   int64_t rows_;
   at::Tensor scratch_, moving_scratch_;
   std::vector<Block> kept_;

@@ -98,7 +98,7 @@ at::Tensor value(const Loss& loss, const Arguments& a) {
   return weighted_result(loss, a, [&](const Arguments& plain) { return call_value(loss, plain); });
 }
 
-Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
   if (!active(a.weight)) return differentiable::backward<Family>(loss, grad_output, mask, a);
   const at::Tensor gradient = weighted_gradient(loss, a, grad_output);
   return differentiable::given_or_empty(call_backward(loss, gradient, mask, unweighted(a)), grad_output);
@@ -109,7 +109,7 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   return weighted_result(loss, a, [&](const Arguments& plain) { return call_jvp(loss, tangents, plain); });
 }
 
-Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
   if (!active(a.weight)) return differentiable::hvp<Family>(loss, grad_output, tangents, mask, a);
   const at::Tensor gradient = weighted_gradient(loss, a, grad_output);
   return differentiable::given_or_empty(call_hvp(loss, gradient, tangents, mask, unweighted(a)), grad_output);

@@ -180,7 +180,7 @@ class Call {
       if (gradients_[k].defined()) made.push_back(gradient(k));
     return made;
   }
-  Triple triple() const { return {gradient(0), gradient(1), gradient(2)}; }
+  Results results() const { return {gradient(0), gradient(1), gradient(2)}; }
 
  private:
   at::Tensor gradient(int k) const {
@@ -304,12 +304,12 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& l
   return {call.value(), call.gradients()};
 }
 
-Triple backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
   Call call(loss, a);
   call.take_grad_output(grad_output);
   call.make_gradients(mask);
   call.run(Mode::gradient);
-  return call.triple();
+  return call.results();
 }
 
 at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
@@ -320,13 +320,13 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   return call.value();
 }
 
-Triple hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
   Call call(loss, a);
   call.take_grad_output(grad_output);
   call.take_tangents(tangents);
   call.make_gradients(mask);
   call.run(Mode::hvp);
-  return call.triple();
+  return call.results();
 }
 
 }  // namespace kernels

@@ -238,7 +238,7 @@ at::Tensor value_with_in_place_backward(const Loss& loss, const Arguments& a) {
   return result;
 }
 
-Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
+Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
   if (active(a)) return differentiable::given_or_empty(Weighted(loss, a).backward(grad_output, mask), grad_output);
   return differentiable::backward<Family>(loss, grad_output, mask, a);
 }
@@ -248,7 +248,7 @@ at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
   return differentiable::jvp<Family>(loss, tangents, a);
 }
 
-Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
+Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
   refuse_active(loss, a);
   return differentiable::hvp<Family>(loss, grad_output, tangents, mask, a);
 }

@@ -12,6 +12,7 @@
 #include "rows/op.h"
 #include "rows/tiles.h"
 #include "torch/allocate.h"
+#include "torch/below_autograd.h"
 #include "torch/checks.h"
 #include "torch/views.h"
 
@@ -196,7 +197,7 @@ class Call {
       if (gradient.defined()) made.push_back(gradient);
     return made;
   }
-  Pair pair() const { return {given(0), given(1)}; }
+  Results results() const { return {given(0), given(1)}; }
 
  private:
   at::Tensor given(int k) const {
@@ -359,28 +360,7 @@ class Call {
 
 }  // namespace
 
-at::Tensor value(const Loss& loss, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.make_gradients(mask);
-  call.run();
-  return {call.value(), call.gradients()};
-}
-
-Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.make_gradients(mask);
-  call.run();
-  return call.pair();
-}
+FUSEDLOSS_KERNELS(Call)
 
 void backward_into(const Loss& loss, const at::Tensor& grad_output, const Arguments& a, const at::Tensor& gradient) {
   Call call(loss, a);
@@ -397,23 +377,6 @@ at::Tensor scaled_rows(const Loss& loss, const at::Tensor& gradient, const at::T
   call.take_gradient(0, result);
   call.scale();
   return result;
-}
-
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  Call call(loss, a);
-  call.take_tangents(tangents);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.take_tangents(tangents);
-  call.make_gradients(mask);
-  call.run();
-  return call.pair();
 }
 
 }  // namespace kernels

@@ -8,14 +8,13 @@
 #include <c10/util/DimVector.h>
 
 #include "rows/registry.h"
+#include "torch/family.h"
 
 namespace fusedloss::rows {
 
 using OptionalTensor = std::optional<at::Tensor>;
 using Mask = std::array<bool, kMaxOperands>;
 using Tensors = std::array<at::Tensor, kMaxOperands>;
-// What _backward and _hvp return: a gradient for each operand, empty where the mask does not ask for it.
-using Pair = std::tuple<at::Tensor, at::Tensor>;
 
 // The arguments that all five ops end with.
 struct Arguments {
@@ -41,27 +40,9 @@ struct Checked {
 };
 Checked check(const Description& about, const Arguments& arguments);
 
-// Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.
-struct Gradients {
-  at::Tensor value;
-  Tensors of;
-};
-at::Tensor call_value(const Loss& loss, const Arguments& arguments);
-Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& arguments);
-Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                 const Arguments& arguments);
+FUSEDLOSS_DECLARE_OPS
 
-// What the ops do below autograd: check, allocate, compute.
 namespace kernels {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask,
-                                                                   const Arguments& arguments);
-Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-         const Arguments& arguments);
 // The gradient of the input, into memory of its shape and type, which may be the input's own.
 void backward_into(const Loss& loss, const at::Tensor& grad_output, const Arguments& arguments,
                    const at::Tensor& gradient);
@@ -70,15 +51,9 @@ at::Tensor scaled_rows(const Loss& loss, const at::Tensor& gradient, const at::T
                        const Arguments& arguments, bool in_place);
 }  // namespace kernels
 
-// What they do at the autograd key: record, and call the ones below.
 namespace autograd {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-// The same, but the backward pass overwrites the input with its gradient.
+// The value, but the backward pass overwrites the input with its gradient.
 at::Tensor value_with_in_place_backward(const Loss& loss, const Arguments& arguments);
-Pair backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Pair hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-         const Arguments& arguments);
 }  // namespace autograd
 
 }  // namespace fusedloss::rows

@@ -458,4 +458,20 @@ Results<F> hvp(const typename F::Loss& loss, const at::Tensor& grad_output, cons
   return given_or_empty(results, grad_output);
 }
 
+// ---- a family's own -------------------------------------------------------------------------------------------
+
+// Stands once in the namespace `autograd` of a family F that has nothing else to say of it, after F.
+#define FUSEDLOSS_AUTOGRAD(F)                                                                          \
+  at::Tensor value(const Loss& loss, const Arguments& a) { return differentiable::value<F>(loss, a); } \
+  Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {   \
+    return differentiable::backward<F>(loss, grad_output, mask, a);                                    \
+  }                                                                                                    \
+  at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {                      \
+    return differentiable::jvp<F>(loss, tangents, a);                                                  \
+  }                                                                                                    \
+  Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,     \
+              const Arguments& a) {                                                                    \
+    return differentiable::hvp<F>(loss, grad_output, tangents, mask, a);                               \
+  }
+
 }  // namespace fusedloss::differentiable

@@ -78,6 +78,18 @@ inline void check_real(const char* loss, const char* name, const at::Tensor& ten
   TORCH_CHECK_TYPE(tensor.layout() == at::kStrided, loss, ": ", name, " must be a dense tensor, got ", tensor.layout());
 }
 
+// One integer for each vector of a matrix.
+inline void check_labels(const char* loss, const at::Tensor& labels, const char* vectors_name,
+                         const at::Tensor& vectors) {
+  check_real(loss, "labels", labels);
+  check_device(loss, "labels", labels, vectors_name, vectors);
+  TORCH_CHECK_TYPE(c10::isIntegralType(labels.scalar_type(), /*includeBool=*/false), loss,
+                   ": labels must be of an integer type, got ", labels.scalar_type());
+  TORCH_CHECK_VALUE(labels.dim() == 1 && labels.sym_size(0) == vectors.sym_size(0), loss,
+                    ": labels must have one number for each of the ", vectors.sym_size(0), " ", vectors_name,
+                    ", got shape ", labels.sym_sizes());
+}
+
 // Broadcasts `shape` with that of the tensor `name`.
 inline void broadcast(c10::SymDimVector& shape, const char* loss, const char* name, const at::Tensor& t,
                       const char* first_name) {

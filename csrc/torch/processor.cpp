@@ -25,6 +25,11 @@ InstructionSet chosen_set() {
   return set;
 }
 
+bool multiplies_bfloat16() {
+  static const bool known = best_of_processor() == InstructionSet::avx512 && __builtin_cpu_supports("avx512bf16");
+  return known;
+}
+
 const char* name_of(InstructionSet set) {
   switch (set) {
     case InstructionSet::avx512: return "AVX512";

@@ -9,6 +9,8 @@ enum class InstructionSet { baseline, avx2, avx512 };
 // The best that was built of those up to torch's own choice, which ATEN_CPU_CAPABILITY can lower.
 InstructionSet chosen_set();
 const char* name_of(InstructionSet set);
+// Whether torch's products of matrices of bfloat16 are much faster here than those of float.
+bool multiplies_bfloat16();
 
 // Those that were built, best last.
 constexpr const char* kInstructionSets = FUSEDLOSS_INSTRUCTION_SETS;

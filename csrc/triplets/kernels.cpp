@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "torch/allocate.h"
+#include "torch/below_autograd.h"
 #include "torch/checks.h"
 #include "torch/views.h"
 #include "triplets/device_pass.h"
@@ -18,18 +19,6 @@
 namespace fusedloss::triplets {
 
 // ---- checks ---------------------------------------------------------------------------------------------------
-
-namespace {
-void check_labels(const char* loss, const at::Tensor& labels, const at::Tensor& input) {
-  check_real(loss, "labels", labels);
-  check_device(loss, "labels", labels, "embeddings", input);
-  TORCH_CHECK_TYPE(c10::isIntegralType(labels.scalar_type(), /*includeBool=*/false), loss,
-                   ": labels must be of an integer type, got ", labels.scalar_type());
-  TORCH_CHECK_VALUE(labels.dim() == 1 && labels.sym_size(0) == input.sym_size(0), loss,
-                    ": labels must have one number for each of the ", input.sym_size(0), " embeddings, got shape ",
-                    labels.sym_sizes());
-}
-}  // namespace
 
 Checked check(const Description& about, const Arguments& a) {
   const at::Tensor& input = a.operands[0];
@@ -46,7 +35,7 @@ Checked check(const Description& about, const Arguments& a) {
   TORCH_CHECK_VALUE(std::isfinite(a.margin) && a.margin >= 0, about.name,
                     ": margin must be a finite number of at least 0, got ", a.margin);
   TORCH_CHECK_VALUE(input.dim() == 2, about.name, ": embeddings must be of shape (N, D), got ", input.sym_sizes());
-  check_labels(about.name, a.labels, input);
+  check_labels(about.name, a.labels, "embeddings", input);
   Checked known;
   known.count = input.sym_size(0);
   known.size = input.sym_size(1);
@@ -83,7 +72,8 @@ class Call {
   }
   Call(const Call&) = delete;
 
-  void take_tangent(const at::Tensor& tangent) {
+  void take_tangents(const Tensors& tangents) {
+    const at::Tensor& tangent = tangents[0];
     check_real(name_, "tangent0", tangent);
     check_device(name_, "tangent0", tangent, "embeddings", a_.operands[0]);
     TORCH_CHECK_TYPE(c10::isFloatingType(tangent.scalar_type()), name_,
@@ -104,7 +94,7 @@ class Call {
                          : grad_output.to(at::kDouble).expand(shape()).contiguous();
   }
   void make_value() { value_ = empty_laid_out_like(a_.operands[0], known_.shape, known_.dtype); }
-  void make_gradient(const Mask& mask) {
+  void make_gradients(const Mask& mask) {
     const at::Tensor& x = a_.operands[0];
     if (!mask[0]) return;
     gradient_ = empty_laid_out_like(x, x.sym_sizes(), x.scalar_type());
@@ -129,7 +119,7 @@ class Call {
   std::vector<at::Tensor> gradients() const {
     return gradient_.defined() ? std::vector<at::Tensor>{gradient_} : std::vector<at::Tensor>();
   }
-  Result result() const {
+  Results results() const {
     if (gradient_.defined()) return gradient_;
     return empty_laid_out_like(a_.operands[0], {c10::SymInt(0)}, known_.compute);
   }
@@ -214,45 +204,7 @@ class Call {
 
 }  // namespace
 
-at::Tensor value(const Loss& loss, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.make_gradient(mask);
-  call.run();
-  return {call.value(), call.gradients()};
-}
-
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.make_gradient(mask);
-  call.run();
-  return call.result();
-}
-
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  Call call(loss, a);
-  call.take_tangent(tangents[0]);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.take_tangent(tangents[0]);
-  call.make_gradient(mask);
-  call.run();
-  return call.result();
-}
+FUSEDLOSS_KERNELS(Call)
 
 }  // namespace kernels
 

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "core/loss.h"
+#include "torch/family.h"
 #include "triplets/kernel.h"
 
 namespace fusedloss::triplets {
@@ -22,8 +23,6 @@ const Engine& engine();
 
 using Mask = std::array<bool, 1>;
 using Tensors = std::array<at::Tensor, 1>;
-// What _backward and _hvp return: the gradient, empty where the mask does not ask for it.
-using Result = std::tuple<at::Tensor>;
 
 // The arguments that all five ops end with.
 struct Arguments {
@@ -47,36 +46,6 @@ struct Checked {
 };
 Checked check(const Description& about, const Arguments& arguments);
 
-// Calls through the dispatcher. Gradients that the mask does not ask for are not defined here.
-struct Gradients {
-  at::Tensor value;
-  Tensors of;
-};
-at::Tensor call_value(const Loss& loss, const Arguments& arguments);
-Gradients call_value_and_gradient(const Loss& loss, Mask mask, const Arguments& arguments);
-Tensors call_backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor call_jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Tensors call_hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-                 const Arguments& arguments);
-
-// What the ops do below autograd: check, allocate, compute.
-namespace kernels {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask,
-                                                                   const Arguments& arguments);
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-           const Arguments& arguments);
-}  // namespace kernels
-
-// What they do at the autograd key: record, and call the ones below.
-namespace autograd {
-at::Tensor value(const Loss& loss, const Arguments& arguments);
-Result backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& arguments);
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& arguments);
-Result hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask,
-           const Arguments& arguments);
-}  // namespace autograd
+FUSEDLOSS_DECLARE_OPS
 
 }  // namespace fusedloss::triplets

@@ -9,6 +9,7 @@
 
 #include "core/sum.h"
 #include "torch/allocate.h"
+#include "torch/below_autograd.h"
 #include "torch/checks.h"
 #include "torch/views.h"
 #include "vectors/device_pass.h"
@@ -236,45 +237,7 @@ class Call {
 
 }  // namespace
 
-at::Tensor value(const Loss& loss, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-std::tuple<at::Tensor, std::vector<at::Tensor>> value_and_gradient(const Loss& loss, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.make_value();
-  call.make_gradients(mask);
-  call.run();
-  return {call.value(), call.gradients()};
-}
-
-Results backward(const Loss& loss, const at::Tensor& grad_output, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.make_gradients(mask);
-  call.run();
-  return call.results();
-}
-
-at::Tensor jvp(const Loss& loss, const Tensors& tangents, const Arguments& a) {
-  Call call(loss, a);
-  call.take_tangents(tangents);
-  call.make_value();
-  call.run();
-  return call.value();
-}
-
-Results hvp(const Loss& loss, const at::Tensor& grad_output, const Tensors& tangents, Mask mask, const Arguments& a) {
-  Call call(loss, a);
-  call.take_grad_output(grad_output);
-  call.take_tangents(tangents);
-  call.make_gradients(mask);
-  call.run();
-  return call.results();
-}
+FUSEDLOSS_KERNELS(Call)
 
 }  // namespace kernels
 
