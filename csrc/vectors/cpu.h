@@ -21,12 +21,12 @@ struct Place {
   int64_t count;  // lanes that are components; all but at a vector's end
 };
 
-template <class T, bool moving, int vectors>
+template <class T, class OfRow, bool moving, int vectors>
 struct Access {
   using Register = Lanes<T>;
   using Many = std::conditional_t<moving, Dual<Register>, Register>;
   // The numbers of a row stand in all lanes: of the shortest registers, whose roots and quotients take least.
-  using Short = Lanes<T, 16>;
+  using Short = Lanes<OfRow, 16>;
   using One = std::conditional_t<moving, Dual<Short>, Short>;
   static constexpr int kLanes = Register::size;
 
@@ -254,7 +254,10 @@ struct RowNumbers {
 template <class Loss, class Measure, class T, bool moving>
 class Walk {
   static constexpr int kVectors = vectors_of(Loss::kPairs);
-  using Access = vectors::Access<T, moving, kVectors>;
+  // Numbers of rows have all digits, so that components of a row do not share an error; but a cosine is a quotient of
+  // rounded sums, and only as rounded as they are it is 1 of parallel vectors.
+  using OfRow = std::conditional_t<Measure::kOfProducts, T, double>;
+  using Access = vectors::Access<T, OfRow, moving, kVectors>;
 
  public:
   Walk(const Pass& pass, const Loss& loss, const Measure& measure)
