@@ -87,12 +87,8 @@ test-emulated: $(VENV)/.set-up
 	cp -r python/fusedloss/. $(EMULATED)/site/fusedloss/
 	PYTHONPATH=$(CURDIR)/$(EMULATED)/site $(BIN)/python -m pytest -q -n $(JOBS) \
 	  --emulated $$(echo $(EMULATED)/_emu*.so) $(EMULATED_TESTS)
-	$(BIN)/python tests/cuda_emulator/check_kernels.py $$(echo $(EMULATED)/_emu*.so)
-	$(BIN)/python tests/cuda_emulator/check_rows.py $$(echo $(EMULATED)/_emu*.so)
-	$(BIN)/python tests/cuda_emulator/check_lattice.py $$(echo $(EMULATED)/_emu*.so)
-	$(BIN)/python tests/cuda_emulator/check_pairs.py $$(echo $(EMULATED)/_emu*.so)
-	$(BIN)/python tests/cuda_emulator/check_triplets.py $$(echo $(EMULATED)/_emu*.so)
-	$(BIN)/python tests/cuda_emulator/check_vectors.py $$(echo $(EMULATED)/_emu*.so)
+	printf '%s\n' kernels rows lattice pairs triplets vectors | \
+	  xargs -P $(JOBS) -I{} $(BIN)/python tests/cuda_emulator/check_{}.py $$(echo $(EMULATED)/_emu*.so)
 	EMULATOR_ORDERS=1 $(BIN)/python tests/cuda_emulator/mutants.py --only nothing --jobs $(JOBS)
 
 mutants: $(VENV)/.set-up
