@@ -120,13 +120,12 @@ def test_two_views_in_one_tensor() -> None:
 # ---- by the judge ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @EACH_LOSS
-def test_gradients_of_tables_of_half_types(loss: PairLoss, dtype: torch.dtype) -> None:
+def test_gradients_of_bfloat16_tables(loss: PairLoss) -> None:
     """Of so many numbers that their products are made by the processor's own instructions, if it has them."""
-    shape = (300, 130) if loss.has_ops else (24, 130)
-    for reduction in loss.reductions:
-        PairCall(loss, loss.given(shape, dtype, seed=9), reduction).judge()
+    given = loss.given((260, 130) if loss.has_ops else (24, 130), torch.bfloat16, seed=9)
+    for reduction in ("none", "mean"):
+        PairCall(loss, given, reduction).judge()
 
 
 @EACH_DTYPE
