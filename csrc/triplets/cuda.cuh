@@ -345,10 +345,9 @@ class SortedRow {
     const auto nearer_than = [&](T limit) {
       return count_holding(0, positives_, [&](int64_t k) { return positive(k) < limit; });
     };
-    const bool is_first = n == 0 || negative(n - 1) < d;
-    const int64_t first = n == 0 ? 0 : nearer_than(negative(n - 1));
-    const int64_t end = n == farthest() ? positives_ : nearer_than(d), without = without_loss(n);
-    return is_first && end > (without > first ? without : first) ? end - (without > first ? without : first) : 0;
+    const int64_t begin = n == 0 ? 0 : nearer_than(negative(n - 1)), without = without_loss(n);
+    const int64_t end = n == farthest() ? positives_ : nearer_than(d), first = without > begin ? without : begin;
+    return end > first ? end - first : 0;
   }
 
   // ---- all

@@ -389,7 +389,7 @@ MUTANTS = (
     Mutant("triplets: sorted by distance only", TRIPLETS, "place_a >> kClassShift != place_b >> kClassShift", "false"),
     Mutant("triplets: runs that only rise", TRIPLETS, "(low & run) == 0", "true"),
     Mutant("triplets: semi-hard, as far is far enough", TRIPLETS, "!(negative(n) > d)", "negative(n) < d"),
-    Mutant("triplets: all negatives of a distance taken", TRIPLETS, "n == 0 || negative(n - 1) < d;", "true;"),
+    Mutant("triplets: nearer negatives' positives too", TRIPLETS, "n == 0 ? 0 : nearer_than(negative(n - 1))", "0"),
     Mutant("triplets: the sum before the last negative", TRIPLETS, "+ double(sorted.negative(within - 1))", ""),
     # Triplets: gradients.
     Mutant("triplets: another anchor's incoming gradient", TRIPLETS, "anchor * pass.incoming_step", "0"),
