@@ -26,8 +26,12 @@ InstructionSet chosen_set() {
 }
 
 bool multiplies_bfloat16() {
+#ifdef __x86_64__
   static const bool known = best_of_processor() == InstructionSet::avx512 && __builtin_cpu_supports("avx512bf16");
   return known;
+#else
+  return false;
+#endif
 }
 
 const char* name_of(InstructionSet set) {
