@@ -423,6 +423,7 @@ MUTANTS = (
         VECTORS,
         "  __syncthreads();  // before they are written again\n",
         "",
+        sanitizers="thread",
     ),
     Mutant("vectors: last warp not merged", VECTORS, "other = 1; other < kWarps;", "other = 1; other < kWarps - 1;"),
     Mutant("vectors: shared array too short", VECTORS, "kMostNumbers * kWarps)", "kMostNumbers * kWarps / 2)"),
