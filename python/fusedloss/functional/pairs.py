@@ -310,10 +310,8 @@ class _ProductsInRows(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, anchors_dot: Tensor, others_dot: Tensor) -> Tensor:
-        anchors: Tensor
-        others: Tensor
         anchors, others = ctx.saved_tensors
-        return ((anchors_dot.unsqueeze(1) @ others.mT) + (anchors.unsqueeze(1) @ others_dot.mT)).squeeze(1)
+        return _ProductsInRows.forward(anchors_dot, others) + _ProductsInRows.forward(anchors, others_dot)
 
 
 def _check_own(name: str, tensor: Tensor, query: Tensor, negatives: Tensor) -> None:
